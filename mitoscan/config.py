@@ -1,0 +1,94 @@
+"""Configurations: frozen, validated, unknown keys refused; one YAML loader for all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mitoscan.errors import ConfigError, MitoscanError
+from mitoscan.resources import shipped
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Frozen(BaseModel):
+    """Base of every configuration and card: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ScanConfig(Frozen):
+    """Everything that decides how one slide is scanned."""
+
+    mpp: float | None = None
+    """µm per level-0 pixel; overrides what the file says. None: the file's own."""
+    device: Device = "auto"
+    detector: str | None = None
+    """Name of a shipped detector, or a folder with a card.json. None: the default."""
+    classifier: str | None = None
+    """Name of a shipped classifier, or a folder with a card.json. None: the default."""
+    subtypes: bool = False
+    """Report the eight subtypes too."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """p_mitosis from which a finding counts as a mitotic figure. None: the card's operating point."""
+    hotspot_mm2: float = Field(default=2.0, gt=0)
+    """Area of the 4:3 hot-spot window, mm²."""
+    roi: Path | None = None
+    """GeoJSON with polygons in level-0 px; only what lies inside is scanned and counted."""
+    tissue_mask: bool = True
+    """Scan only where there is tissue. False: the whole slide (or all of the ROI)."""
+    qupath_crop: bool = True
+    """Write GeoJSON relative to QuPath's cropped origin where the slide has bounds."""
+    min_figures: int = Field(default=20, ge=1)
+    """AMF rates from fewer mitotic figures are flagged."""
+    batch_size: int = Field(default=1, ge=1)
+    """Tiles that the detector takes at once."""
+    readers: int = Field(default=2, ge=1)
+    """Threads that read pixels."""
+    grid_shift_px: int = Field(default=0, ge=0)
+    """Shifts the tile grid by so many work px; findings do not depend on it (used by the tests)."""
+
+
+ConfigT = TypeVar("ConfigT", bound=Frozen)
+
+
+def faults(error: ValidationError) -> str:
+    """Put all that pydantic found on one line: ``key: message (got value); …``."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']} (got {e['input']!r:.60})"
+        for e in error.errors()
+    )
+
+
+def build(
+    model: type[ConfigT], values: object, path: Path | None = None, error: type[MitoscanError] = ConfigError
+) -> ConfigT:
+    """Validate ``values`` into ``model``; every fault is named in one ``error``."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as exc:
+        raise error(faults(exc), path=path, remedy="Correct the values named.") from exc
+
+
+def load_config(model: type[ConfigT], name_or_path: str) -> ConfigT:
+    """Read a YAML config by path, or by the name of a shipped one (``detector-lite0``).
+
+    Raises
+    ------
+    ConfigError
+        When there is no such file, it is not YAML, or a value does not fit.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        path = shipped("configs") / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in shipped("configs").glob("*.yaml")))
+        raise ConfigError(f"no such config: {name_or_path}", remedy=f"Give a YAML file or one of: {known}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"not readable as YAML: {exc}", path=path) from exc
+    return build(model, values, path)

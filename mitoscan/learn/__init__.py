@@ -1,0 +1,1 @@
+"""Training and evaluation. Never imported by scan, report or cohort."""

@@ -1,0 +1,172 @@
+"""The model card: everything about a model that a user could otherwise get wrong.
+
+A model is a folder with ``card.json`` and ``model.safetensors``. The card owns pixel size, input size,
+normalisation, classes and operating point; its sha256 ties it to exactly one weights file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from mitoscan.config import Frozen, build
+from mitoscan.errors import ModelError
+
+CARD_NAME, WEIGHTS_NAME = "card.json", "model.safetensors"
+
+SUBTYPES = (
+    "prometaphase",
+    "metaphase",
+    "anaphase_telophase",
+    "ring",
+    "bipolar_asymmetric",
+    "multipolar",
+    "segregation",
+    "other",
+)
+"""The eight subtypes of AMi-Br: four normal ones, then four atypical ones."""
+
+Task = Literal["detector", "classifier"]
+
+
+class OperatingPoint(Frozen):
+    """A threshold, and what chose it."""
+
+    threshold: float = Field(ge=0, le=1)
+    criterion: str
+    dataset: str
+
+
+class Counts(Frozen):
+    """Held-out confusion counts of AMF (positive) against NMF at the operating point."""
+
+    tp: int = Field(ge=0)
+    fn: int = Field(ge=0)
+    tn: int = Field(ge=0)
+    fp: int = Field(ge=0)
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of AMF called AMF; nan without AMF."""
+        return self.tp / (self.tp + self.fn) if self.tp + self.fn else float("nan")
+
+    @property
+    def specificity(self) -> float:
+        """Share of NMF called NMF; nan without NMF."""
+        return self.tn / (self.tn + self.fp) if self.tn + self.fp else float("nan")
+
+
+class Metric(Frozen):
+    """A measured figure with its 95 % interval and the data it was measured on."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int
+    dataset: str
+
+
+class Training(Frozen):
+    """How the weights came about."""
+
+    command: str
+    config: str
+    seed: int
+    data: str
+    data_use: str
+
+
+class ModelCard(Frozen):
+    """The contents of card.json."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: Task
+    description: str
+    backbone: str
+    """timm name of the backbone."""
+    mpp: float = Field(gt=0)
+    """µm per pixel of the network's input."""
+    input_px: int = Field(gt=0)
+    """Side of the square that the caller hands over: detector tile or classifier crop."""
+    centre_px: int | None = None
+    """Classifier: side of the central square that the network looks at. None: all of it."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    classes: tuple[str, ...]
+    subtypes: tuple[str, ...] = ()
+    operating_point: OperatingPoint
+    validation: Counts | None = None
+    """Classifier: what the corrected AMF rate is computed from."""
+    metrics: tuple[Metric, ...] = ()
+    parameters: int = Field(gt=0)
+    training: Training
+    licence: str
+    intended_use: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+def sha256_of(path: Path) -> str:
+    """Give the sha256 of a file as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read and validate ``folder/card.json``.
+
+    Raises
+    ------
+    ModelError
+        When the card is missing, is not JSON, or a value does not fit.
+    """
+    path = folder / CARD_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ModelError(
+            f"no {CARD_NAME} in the model folder", path=folder, remedy="See `mitoscan models`."
+        ) from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"not readable as JSON: {exc}", path=path) from exc
+    return build(ModelCard, values, path, ModelError)
+
+
+def save_card(card: ModelCard, folder: Path) -> None:
+    """Write ``card`` to ``folder/card.json``."""
+    (folder / CARD_NAME).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+@lru_cache(maxsize=32)
+def _sha256_once(path: Path, _mtime_ns: int, _size: int) -> str:
+    return sha256_of(path)
+
+
+def checked_weights(folder: Path, card: ModelCard) -> Path:
+    """Give the path of the weights after comparing them with the card's checksum.
+
+    Raises
+    ------
+    ModelError
+        When the file is missing or its sha256 is not the card's.
+    """
+    path = folder / WEIGHTS_NAME
+    if not path.is_file():
+        raise ModelError(
+            f"{WEIGHTS_NAME} is missing", path=folder, remedy="Restore the file or reinstall mitoscan."
+        )
+    stat = path.stat()
+    found = _sha256_once(path, stat.st_mtime_ns, stat.st_size)
+    if found != card.sha256:
+        raise ModelError(
+            f"sha256 {found[:12]}… is not the card's {card.sha256[:12]}…",
+            path=path,
+            remedy="The weights were changed or damaged: restore the file or reinstall mitoscan.",
+        )
+    return path

@@ -1,0 +1,1 @@
+"""Writers: tables, GeoJSON, pictures and the run record."""

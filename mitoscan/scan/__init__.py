@@ -1,0 +1,1 @@
+"""From an open slide to a scored table of findings."""

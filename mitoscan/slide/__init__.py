@@ -1,0 +1,1 @@
+"""Slides: opening, reading, tissue, regions of interest and the tile grid."""
