@@ -1,0 +1,211 @@
+"""Where the tissue is: a mask at about 8 µm/px, as polygons in level-0 px.
+
+Haematoxylin and eosin both absorb green more than red or blue, alone or mixed; glass, dust, black borders
+and black pen absorb all three alike, green pen absorbs green least, blue pen red most, red pen blue as much
+as green. So tissue is told by its *magenta density*, the optical density of green above that of the least
+absorbed channel, and pens by the order of the channels, not by darkness.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TypeAlias
+
+import contourpy
+import numpy as np
+import numpy.typing as npt
+import shapely
+from scipy import ndimage
+from shapely import MultiPolygon, Polygon, affinity
+
+from mitoscan.errors import NoTissueError
+from mitoscan.slide.base import Slide
+from mitoscan.units import Box, Mpp
+
+Picture: TypeAlias = npt.NDArray[np.uint8]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Plane: TypeAlias = npt.NDArray[np.float32]
+
+MASK_MPP = 8.0
+REACH_UM = 24.0
+"""Gaps and border strips of this width count as tissue, so that figures at the edge are not lost."""
+_MAX_MASK_PX = 16_000_000
+_BLOCK_PX = 1024
+_MIN_TISSUE_MM2 = 0.005
+"""Smaller specks are debris. A 0.3 mm biopsy core has 0.07 mm²."""
+_MAX_HOLE_MM2 = 0.05
+"""Smaller holes (vessels, glands, fat cells) are filled: too small to save tiles."""
+_FLOOR, _CEILING = 0.025, 0.055
+"""Optical density between which Otsu's threshold may lie: above the noise of glass, below pale stroma."""
+
+
+def find_tissue(slide: Slide) -> MultiPolygon:
+    """Outline the tissue of an H&E slide.
+
+    Returns
+    -------
+    Valid polygons with holes, in level-0 px, within the slide. They enclose all tissue with a rim of about
+    `REACH_UM` and small holes filled, so their area is that of the pieces of tissue as the eye outlines
+    them, not of stained pixels.
+
+    Raises
+    ------
+    MppError
+        The slide's pixel size is not known.
+    NoTissueError
+        No tissue is found.
+    """
+    info, mpp = slide.info, slide.info.known_mpp()
+    side_mm2 = info.width_l0 * info.height_l0 * mpp.mm2_per_px
+    mask_mpp = max(MASK_MPP, math.sqrt(side_mm2 * 1e6 / _MAX_MASK_PX), min(mpp.x, mpp.y))
+    mask = tissue_mask(_picture(slide, mask_mpp), mask_mpp)
+    frame = info.frame(mask_mpp)
+    whole = shapely.box(0, 0, info.width_l0, info.height_l0)
+    outlines = affinity.scale(outline(mask), frame.l0_per_px_x, frame.l0_per_px_y, origin=(0, 0))
+    area = polygons_of(shapely.intersection(outlines, whole))
+    if area.is_empty:
+        raise NoTissueError(
+            f"no tissue found in {side_mm2:.3g} mm²",
+            path=info.path,
+            remedy="Scan everything with --no-tissue-mask, or outline the tissue with --roi.",
+        )
+    return area
+
+
+def area_mm2(area: MultiPolygon, mpp: Mpp) -> float:
+    """Area in mm² of polygons in level-0 px."""
+    return float(area.area) * mpp.mm2_per_px
+
+
+def _picture(slide: Slide, mask_mpp: float) -> Picture:
+    """Read the whole slide at ``mask_mpp``, block by block."""
+    frame = slide.info.frame(mask_mpp)
+    width, height = frame.size_of(slide.info.width_l0, slide.info.height_l0)
+    picture = np.empty((height, width, 3), np.uint8)
+    for y in range(0, height, _BLOCK_PX):
+        for x in range(0, width, _BLOCK_PX):
+            block = picture[y : y + _BLOCK_PX, x : x + _BLOCK_PX]
+            rows, columns = block.shape[:2]
+            box: Box = frame.box_to_l0(x, y, columns, rows)
+            block[:] = slide.read(box, columns, rows)
+    return picture
+
+
+def tissue_mask(picture: Picture, mpp: float) -> Mask:
+    """Mark tissue.
+
+    Parameters
+    ----------
+    picture
+        uint8 (height, width, 3), RGB.
+    mpp
+        Its pixel size, µm.
+
+    Returns
+    -------
+    bool (height, width).
+    """
+    magenta, pen = _densities(picture)
+    reach = max(1, round(REACH_UM / mpp))
+    mask = magenta > _threshold(magenta[~pen])
+    mask &= ~_disk_dilate(pen, max(1, reach // 2))
+    px_mm2 = mpp * mpp * 1e-6
+    mask = _close(mask, reach)
+    mask = _drop_small(mask, _MIN_TISSUE_MM2 / px_mm2)
+    mask = ~_drop_small(~mask, _MAX_HOLE_MM2 / px_mm2)
+    return _disk_dilate(mask, reach)
+
+
+def _densities(picture: Picture) -> tuple[Plane, Mask]:
+    """Give the magenta density and where there is pen, both smoothed over neighbouring pixels."""
+    table = -np.log10(np.maximum(np.arange(256, dtype=np.float32), 1) / 255)
+    glass = _glass(picture)
+    red, green, blue = (
+        ndimage.gaussian_filter(table[picture[..., c]], 1.0) - table[glass[c]] for c in range(3)
+    )
+    magenta = green - np.minimum(red, blue)
+    blue_pen = red > green * 1.15
+    red_pen = (blue > 0.8 * green) & (red < 0.2 * green)
+    dense = np.maximum(np.maximum(red, green), blue) > 0.1
+    return magenta, dense & (blue_pen | red_pen)
+
+
+def _glass(picture: Picture) -> tuple[int, int, int]:
+    """Colour of the empty glass: the median of bright, nearly grey pixels; white where there are few."""
+    sample = picture[::2, ::2].reshape(-1, 3)
+    high, low = sample.max(axis=1), sample.min(axis=1)
+    bright = (high - low < 16) & (low >= 160)
+    if np.count_nonzero(bright) < 0.02 * len(sample):
+        return 255, 255, 255
+    red, green, blue = (int(v) for v in np.median(sample[bright], axis=0))
+    return red, green, blue
+
+
+def _threshold(values: Plane) -> float:
+    """Otsu's threshold (IEEE Trans. SMC 1979), kept within fixed bounds.
+
+    The ceiling matters where all is tissue (Otsu would part nuclei from stroma), the floor where there is
+    none (it would part noise).
+    """
+    counts, edges = np.histogram(np.clip(values, 0, 0.5), bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    best = float(centres[int(np.argmax(np.nan_to_num(between)))])
+    return min(max(best, _FLOOR), _CEILING)
+
+
+def _disk_dilate(mask: Mask, radius: int) -> Mask:
+    """Dilate by a disk, at a cost that does not grow with its radius."""
+    if not mask.any():
+        return mask
+    grown: Mask = ndimage.distance_transform_edt(~mask) <= radius
+    return grown
+
+
+def _close(mask: Mask, radius: int) -> Mask:
+    """Close gaps up to twice the radius, without eating away tissue at the slide's edge."""
+    padded = np.pad(mask, radius + 1)
+    grown = _disk_dilate(padded, radius)
+    closed = ~_disk_dilate(~grown, radius)
+    inner: Mask = closed[radius + 1 : -radius - 1, radius + 1 : -radius - 1] | mask
+    return inner
+
+
+def _drop_small(mask: Mask, pixels: float) -> Mask:
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())
+    keep = sizes >= pixels
+    keep[0] = False
+    kept: Mask = keep[labels]
+    return kept
+
+
+def outline(mask: Mask) -> MultiPolygon:
+    """Turn a mask into valid polygons with holes, in its px; they reach the mask's edge where it does."""
+    padded = np.pad(mask.astype(np.float32), 1)
+    offset = np.arange(-1, max(padded.shape)) + 0.5
+    contours = contourpy.contour_generator(
+        x=offset[: padded.shape[1]],
+        y=offset[: padded.shape[0]],
+        z=padded,
+        fill_type=contourpy.FillType.OuterOffset,
+    ).filled(0.5, 2)
+    pieces = []
+    for points, offsets in zip(*contours, strict=True):
+        rings = [points[a:b] for a, b in itertools.pairwise(offsets)]
+        pieces.append(Polygon(rings[0], [r for r in rings[1:] if len(r) >= 4]))
+    return polygons_of(shapely.simplify(shapely.union_all(pieces), 0.5))
+
+
+def polygons_of(shape: shapely.Geometry) -> MultiPolygon:
+    """Keep the areas of any shape, made valid; lines and points, which have none, fall away."""
+    parts = shapely.get_parts(shapely.make_valid(shape)).tolist()
+    while any(p.geom_type == "GeometryCollection" for p in parts):
+        parts = [q for p in parts for q in shapely.get_parts(p)]
+    areas = [q for p in parts for q in shapely.get_parts(p) if isinstance(q, Polygon) and q.area > 0]
+    return MultiPolygon(areas)
