@@ -95,6 +95,8 @@ class ModelCard(Frozen):
     """µm per pixel of the network's input."""
     input_px: int = Field(gt=0)
     """Side of the square that the caller hands over: detector tile or classifier crop."""
+    margin_px: int = Field(default=0, ge=0)
+    """Detector: how far from a tile's border findings are left to the neighbouring tile, px."""
     centre_px: int | None = None
     """Classifier: side of the central square that the network looks at. None: all of it."""
     mean: tuple[float, float, float]

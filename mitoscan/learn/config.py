@@ -1,0 +1,71 @@
+"""What a training run needs to know; read from ``configs/*.yaml``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mitoscan.config import Frozen
+
+
+class TrainConfig(Frozen):
+    """Shared by both tasks."""
+
+    name: str
+    """Name of the model, and of its folder."""
+    description: str
+    backbone: str = "tf_efficientnet_lite0"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mpp: float = 0.25
+    seed: int = 0
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    average_decay: float = Field(default=0.998, ge=0, lt=1)
+    """Decay of the exponential moving average of the weights; the average is what is validated and saved."""
+    validate_every: int = Field(gt=0)
+    scale: tuple[float, float] = (0.85, 1.2)
+    od_gain: float = Field(default=0.2, ge=0)
+    """Standard deviation of the factor on each channel's optical density."""
+    od_shift: float = Field(default=0.05, ge=0)
+    """Standard deviation of what is added to each channel's optical density."""
+    blur: float = Field(default=0.0, ge=0, le=1)
+    """Share of crops that are blurred or sharpened."""
+
+
+class DetectorTraining(TrainConfig):
+    """Training of a heat-map detector."""
+
+    task: Literal["detector"]
+    tile_px: int = 1024
+    """Side of the tiles at scan time."""
+    crop_px: int = 256
+    sigma_cells: float = 1.25
+    """Standard deviation of the Gaussian target, heat-map cells."""
+    on_figures: float = Field(default=0.5, ge=0, le=1)
+    on_hard_negatives: float = Field(default=0.3, ge=0, le=1)
+    validation_slides: tuple[str, ...]
+
+
+class ClassifierTraining(TrainConfig):
+    """Training of an AMF classifier with a subtype head."""
+
+    task: Literal["classifier"]
+    crop_px: int = 128
+    centre_px: int = 96
+    dropout: float = 0.3
+    label_smoothing: float = 0.05
+    subtype_weight: float = Field(default=0.3, ge=0)
+    """Weight of the subtype loss beside the binary one."""
+    folds: int = 5
+    fold: int = Field(default=0, ge=0)
+    """Which of ``folds`` slide-grouped parts of the training data is held out."""
+
+
+class TrainFile(Frozen):
+    """A training config file: its ``task`` decides which fields apply."""
+
+    train: Annotated[DetectorTraining | ClassifierTraining, Field(discriminator="task")]

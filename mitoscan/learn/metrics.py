@@ -1,0 +1,133 @@
+"""Figures of merit of both stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+MATCH_RADIUS_UM = 7.5
+"""MIDOG's match radius."""
+
+
+def match(found: Float, p: Float, truth: Float, radius: float) -> npt.NDArray[np.int64]:
+    """One-to-one matching, greedy by score (MIDOG's rule).
+
+    Parameters
+    ----------
+    found
+        (N, 2) positions.
+    p
+        (N,) scores.
+    truth
+        (M, 2) positions, same unit.
+    radius
+        Greatest distance of a match, same unit.
+
+    Returns
+    -------
+    int64 (N,)
+        Index of the matched truth point, or -1.
+    """
+    matched = np.full(len(found), -1)
+    if not len(truth) or not len(found):
+        return matched
+    near = cKDTree(truth).query_ball_point(found, radius)
+    taken: set[int] = set()
+    for i in np.argsort(-p, kind="stable"):
+        free = [j for j in near[i] if j not in taken]
+        if free:
+            matched[i] = min(free, key=lambda j: float(np.hypot(*(truth[j] - found[i]))))
+            taken.add(int(matched[i]))
+    return matched
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Pooled detections of one or more pictures: score and truth of each, and how many figures there were."""
+
+    p: Float
+    hit: Bool
+    figures: int
+    area_mm2: float
+
+    @staticmethod
+    def pool(parts: list[Detections]) -> Detections:
+        """Put several together."""
+        return Detections(
+            np.concatenate([d.p for d in parts]),
+            np.concatenate([d.hit for d in parts]),
+            sum(d.figures for d in parts),
+            sum(d.area_mm2 for d in parts),
+        )
+
+    def at(self, threshold: float) -> tuple[float, float, float]:
+        """Precision, recall and F1 of the detections with p ≥ threshold (0 where undefined)."""
+        called = self.p >= threshold
+        hits = int(self.hit[called].sum())
+        n = int(called.sum())
+        total = n + self.figures
+        return (
+            hits / n if n else 0.0,
+            hits / self.figures if self.figures else 0.0,
+            2 * hits / total if total else 0.0,
+        )
+
+    def curve(self) -> tuple[Float, Float, Float]:
+        """Threshold, precision and recall after each detection, from the highest score down."""
+        order = np.argsort(-self.p, kind="stable")
+        hits = np.cumsum(self.hit[order])
+        return self.p[order], hits / np.arange(1, len(order) + 1), hits / max(self.figures, 1)
+
+    def best_threshold(self) -> float:
+        """Give the threshold with the greatest F1, halfway to the next lower score."""
+        p, precision, recall = self.curve()
+        if not len(p):
+            return 0.5
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        best = int(np.argmax(f1))
+        below = p[best + 1] if best + 1 < len(p) else 0.0
+        return float((p[best] + below) / 2)
+
+    def average_precision(self) -> float:
+        """Area under the precision–recall curve (precision made monotone; missed figures count)."""
+        _, precision, recall = self.curve()
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+
+
+@dataclass(frozen=True)
+class BinaryMetrics:
+    """AMF (positive) against NMF."""
+
+    balanced_accuracy: float
+    auroc: float
+    sensitivity: float
+    specificity: float
+
+
+def binary_metrics(p_atypical: Float, atypical: Bool, threshold: float) -> BinaryMetrics:
+    """Balanced accuracy, AUROC, sensitivity and specificity with AMF called at p ≥ threshold."""
+    from sklearn.metrics import roc_auc_score
+
+    called = p_atypical >= threshold
+    sensitivity = float(called[atypical].mean())
+    specificity = float((~called[~atypical]).mean())
+    auroc = float(roc_auc_score(atypical, p_atypical))
+    return BinaryMetrics((sensitivity + specificity) / 2, auroc, sensitivity, specificity)
+
+
+def best_balanced_threshold(p_atypical: Float, atypical: Bool) -> float:
+    """Give the threshold with the greatest balanced accuracy; the middle of the best stretch."""
+    from sklearn.metrics import roc_curve
+
+    fpr, tpr, thresholds = roc_curve(atypical, p_atypical)
+    gain = tpr - fpr
+    best = int(np.argmax(gain))
+    below = thresholds[best + 1] if best + 1 < len(thresholds) else 0.0
+    return float((min(thresholds[best], 1.0) + below) / 2)

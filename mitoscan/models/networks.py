@@ -1,0 +1,130 @@
+"""The two network architectures, as plain torch modules that take uint8 pictures.
+
+Cropping, conversion to float and normalisation are part of the graph, so that every runtime gets the same
+bytes and no caller can normalise wrongly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the library's own custom)
+
+from mitoscan.models.card import ModelCard
+
+STRIDE = 8
+"""Work px per cell of the detector's heat map."""
+
+
+class Normalise(nn.Module):
+    """uint8 (N, H, W, 3) to normalised float (N, 3, h, w), optionally only the central square."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], centre_px: int | None = None) -> None:
+        super().__init__()
+        self.centre_px = centre_px
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        if self.centre_px is not None:
+            top, left = ((side - self.centre_px) // 2 for side in images.shape[1:3])
+            images = images[:, top : top + self.centre_px, left : left + self.centre_px]
+        x: Tensor = images.permute(0, 3, 1, 2).float()
+        return (x - self.mean) / self.std
+
+
+class HeatmapNet(nn.Module):
+    """Fully convolutional detector: an EfficientNet cut at stride 16, one top-down step to stride 8.
+
+    Input uint8 (N, H, W, 3) with H and W multiples of 16; output logits (N, H / 8, W / 8), one for each
+    8 × 8 px cell: how likely a mitotic figure's centre lies there (CenterNet's heat map, Zhou et al. 2019).
+    """
+
+    def __init__(
+        self, backbone: str, mean: tuple[float, ...], std: tuple[float, ...], width: int = 64
+    ) -> None:
+        super().__init__()
+        self.normalise = Normalise(mean, std)
+        full: Any = timm.create_model(backbone, pretrained=False)
+        self.stem = nn.Sequential(full.conv_stem, full.bn1)
+        self.to_stride8 = full.blocks[:3]
+        self.to_stride16 = full.blocks[3:5]
+        self.lateral8 = _conv(full.blocks[2][-1].conv_pwl.out_channels, width, 1)
+        self.lateral16 = _conv(full.blocks[4][-1].conv_pwl.out_channels, width, 1)
+        self.smooth = nn.Sequential(_conv(width, width, 3, groups=width), _conv(width, width, 1))
+        self.out = nn.Conv2d(width, 1, 1)
+        nn.init.constant_(self.out.bias, -4.6)  # type: ignore[arg-type]  # start at p = 0.01: figures are rare
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        fine = self.to_stride8(self.stem(self.normalise(images)))
+        coarse = self.lateral16(self.to_stride16(fine))
+        x = self.lateral8(fine) + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
+        logits: Tensor = self.out(self.smooth(x))[:, 0]
+        return logits
+
+
+def _conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class CropNet(nn.Module):
+    """Crop classifier with two heads on one timm backbone: atypical or not, and the eight subtypes.
+
+    Input uint8 (N, S, S, 3), of which the central ``centre_px`` square is looked at; output logits
+    (N, 1 + K): column 0 atypical, the others the subtypes.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        centre_px: int | None,
+        subtypes: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.normalise = Normalise(mean, std, centre_px)
+        body: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
+        self.backbone: nn.Module = body
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(body.num_features, 1 + subtypes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        logits: Tensor = self.head(self.dropout(self.backbone(self.normalise(images))))
+        return logits
+
+
+class Probabilities(nn.Module):
+    """Wrap a network so that it gives probabilities: what the runtimes execute."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Detector: p_mitosis (N, h, w). Classifier: (N, 1 + K), p_atypical and then the subtypes' shares."""
+        logits: Tensor = self.network(images).float()
+        if logits.ndim == 3:
+            return logits.sigmoid()
+        return torch.cat([logits[:, :1].sigmoid(), logits[:, 1:].softmax(dim=1)], dim=1)
+
+
+def build_network(card: ModelCard) -> HeatmapNet | CropNet:
+    """Give the untrained network that a card describes."""
+    if card.task == "detector":
+        return HeatmapNet(card.backbone, card.mean, card.std)
+    return CropNet(card.backbone, card.mean, card.std, card.centre_px, len(card.subtypes))

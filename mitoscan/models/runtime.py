@@ -1,0 +1,181 @@
+"""The seam to whatever executes a network: OpenVINO on CPUs, torch on GPUs.
+
+A runtime is a callable: uint8 (N, H, W, 3) in, float32 probabilities out (see ``networks.Probabilities``).
+Both are made from the same safetensors file and agree within 1e-2.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+
+from mitoscan.config import Device
+from mitoscan.errors import ConfigError, ModelError
+from mitoscan.models.card import ModelCard, checked_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_OPENVINO = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+"""float32, so that the findings do not depend on what the CPU offers."""
+
+Runtime = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+Backend = Literal["cpu", "cuda", "mps"]
+
+
+def cache_folder() -> Path:
+    """Give the user's cache folder of mitoscan (``MITOSCAN_CACHE`` overrides)."""
+    return Path(os.environ.get("MITOSCAN_CACHE") or platformdirs.user_cache_dir("mitoscan"))
+
+
+def pick_backend(device: Device) -> Backend:
+    """Resolve ``auto``, and refuse a device that is not there.
+
+    Raises
+    ------
+    ConfigError
+        When ``device`` names an accelerator that torch cannot use here.
+    """
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    usable: dict[str, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return "cuda" if usable["cuda"] else "mps" if usable["mps"] else "cpu"
+    if not usable[device]:
+        raise ConfigError(
+            f"device {device} is not available here", remedy="Use --device auto or --device cpu."
+        )
+    return device
+
+
+def load_runtime(folder: Path, card: ModelCard, device: Device = "auto") -> Runtime:
+    """Make the runtime for a model folder on ``device``.
+
+    Raises
+    ------
+    ModelError
+        When the weights are missing, damaged or do not fit the card's architecture.
+    ConfigError
+        When the device is not available.
+    """
+    weights = checked_weights(folder, card)
+    backend = pick_backend(device)
+    if backend == "cpu":
+        return OpenVinoRuntime(weights, card)
+    return TorchRuntime(load_network(weights, card), backend)
+
+
+def load_network(weights: Path, card: ModelCard) -> nn.Module:
+    """Build the card's network in torch, with its weights, in evaluation mode, giving probabilities."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from mitoscan.models.networks import Probabilities, build_network
+
+    network = build_network(card)
+    try:
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as exc:
+        raise ModelError(f"the weights do not fit {card.backbone}: {exc}", path=weights) from exc
+    return Probabilities(network).eval()
+
+
+class TorchRuntime:
+    """Executes a network with torch: bf16 autocast and channels_last on CUDA, float32 elsewhere."""
+
+    def __init__(self, network: nn.Module, backend: Backend) -> None:
+        import torch
+
+        self._torch = torch
+        self._device = torch.device(backend)
+        self._network = network.to(self._device).eval()
+        if backend == "cuda":
+            self._network = self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """See the module."""
+        torch = self._torch
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+        half = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda")
+        with torch.inference_mode(), half:
+            result: npt.NDArray[np.float32] = self._network(batch).float().cpu().numpy()
+        return result
+
+
+class OpenVinoRuntime:
+    """Executes a network with OpenVINO on the CPU.
+
+    The converted graph is kept in the user's cache folder under the weights' sha256, so that torch is
+    imported only the first time.
+    """
+
+    def __init__(self, weights: Path, card: ModelCard) -> None:
+        self._model = _converted(weights, card)
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """See the module."""
+        size = images.shape[1:]
+        if size not in self._compiled:
+            self._compiled[size] = self._compile(size)
+        result: npt.NDArray[np.float32] = self._compiled[size]([np.ascontiguousarray(images)])[0]
+        return result
+
+    def _compile(self, size: tuple[int, ...]) -> Any:
+        import openvino as ov
+
+        # A fixed height and width let OpenVINO plan its memory once; only the batch stays free.
+        model = self._model.clone()
+        model.reshape([-1, *size])
+        return ov.Core().compile_model(model, "CPU", _OPENVINO)
+
+
+def _converted(weights: Path, card: ModelCard) -> Any:
+    """Give the OpenVINO model of these weights, converting and caching it where that is still to do."""
+    import openvino as ov
+
+    from mitoscan import __version__
+
+    name = f"{card.sha256[:32]}-{__version__}-ov{ov.__version__.split('-')[0]}"
+    path = cache_folder() / "openvino" / f"{name}.xml"
+    if not path.is_file():
+        model = _convert(weights, card)
+        _save_whole(model, path)
+    return ov.Core().read_model(path)
+
+
+def _convert(weights: Path, card: ModelCard) -> Any:
+    import openvino as ov
+    import torch
+
+    network = load_network(weights, card)
+    side = min(card.input_px, 256)
+    example = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        # Padding is computed from the example's size; it is the same for every multiple of 16.
+        warnings.filterwarnings(
+            "ignore",
+            category=torch.jit.TracerWarning,  # type: ignore[attr-defined]
+        )
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        return ov.convert_model(network, example_input=example)
+
+
+def _save_whole(model: Any, path: Path) -> None:
+    """Write the two files under temporary names, weights first, so that no reader sees half a model."""
+    import openvino as ov
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}.{os.getpid()}.xml")
+    ov.save_model(model, part, compress_to_fp16=False)
+    part.with_suffix(".bin").replace(path.with_suffix(".bin"))
+    part.replace(path)

@@ -1,0 +1,52 @@
+"""Where models are found: by the name of a shipped one, or as the user's own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mitoscan.errors import ModelError
+from mitoscan.models.card import CARD_NAME, ModelCard, Task, load_card
+from mitoscan.resources import shipped
+
+DEFAULTS: dict[Task, str] = {"detector": "detector-lite0", "classifier": "classifier-lite0"}
+
+
+def shipped_models() -> dict[str, Path]:
+    """Give the shipped models' folders by name."""
+    return {path.parent.name: path.parent for path in sorted(shipped("weights").glob(f"*/{CARD_NAME}"))}
+
+
+def find_model(name_or_folder: str | Path | None, task: Task) -> tuple[Path, ModelCard]:
+    """Find a model and read its card.
+
+    Parameters
+    ----------
+    name_or_folder
+        Name of a shipped model, or a folder with a ``card.json``. None: the default for ``task``.
+    task
+        What the model must be for.
+
+    Raises
+    ------
+    ModelError
+        When there is no such model, its card is faulty, or it is for the other task.
+    """
+    wanted = str(name_or_folder or DEFAULTS[task])
+    known = shipped_models()
+    folder = Path(wanted)
+    if wanted in known:
+        if folder.is_dir() and folder.resolve() != known[wanted].resolve():
+            raise ModelError(
+                f"{wanted!r} is both a shipped {task} and a folder here",
+                remedy=f"Say ./{wanted} for the folder, or run from elsewhere for the shipped one.",
+            )
+        folder = known[wanted]
+    elif not folder.is_dir():
+        raise ModelError(
+            f"no model named {wanted!r}, and no such folder",
+            remedy=f"Give a folder with a {CARD_NAME} or one of: {', '.join(known) or 'none shipped'}.",
+        )
+    card = load_card(folder)
+    if card.task != task:
+        raise ModelError(f"is a {card.task}, not a {task}", path=folder, remedy="See `mitoscan models`.")
+    return folder, card
