@@ -1,0 +1,133 @@
+"""Stage 2: crops about the candidates to p_atypical and subtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mitoscan.config import Device
+from mitoscan.errors import ModelError
+from mitoscan.models.card import ModelCard
+from mitoscan.models.runtime import Runtime, load_runtime
+from mitoscan.models.zoo import find_model
+from mitoscan.scan.readers import ReaderPool, Region
+from mitoscan.units import WorkFrame
+
+Float = npt.NDArray[np.float64]
+
+BATCH = 32
+CLASSIFY_SHARE = 0.5
+"""Candidates below this share of the detector's operating point are not worth a look."""
+
+
+class Classifier:
+    """An AMF classifier ready to run. Made by ``mitoscan.load_classifier``."""
+
+    def __init__(self, card: ModelCard, runtime: Runtime) -> None:
+        self.card = card
+        self.threshold = card.operating_point.threshold
+        """p_atypical from which a mitotic figure counts as atypical."""
+        self._runtime = runtime
+
+    def predict(self, crops: npt.NDArray[np.uint8]) -> Float:
+        """Give p_atypical, (N,), of ``crops``, uint8 (N, S, S, 3) at the card's mpp (128 px at 0.25 µm).
+
+        Raises
+        ------
+        ValueError
+            When ``crops`` is not such an array.
+        """
+        return self._probabilities(crops)[:, 0]
+
+    def predict_subtypes(self, crops: npt.NDArray[np.uint8]) -> Float:
+        """Give the subtypes' probabilities, (N, K), in the order of ``card.subtypes``.
+
+        Raises
+        ------
+        ValueError
+            When ``crops`` is not as in ``predict``.
+        ModelError
+            When this classifier knows no subtypes.
+        """
+        self.require_subtypes()
+        return self._probabilities(crops)[:, 1:]
+
+    def require_subtypes(self) -> None:
+        """Raise a ModelError when this classifier knows no subtypes."""
+        if not self.card.subtypes:
+            raise ModelError(
+                f"classifier {self.card.name} knows no subtypes",
+                remedy="Leave --subtypes away or choose another classifier.",
+            )
+
+    def run(
+        self,
+        x_l0: Float,
+        y_l0: Float,
+        frame: WorkFrame,
+        pool: ReaderPool,
+        on_crops: Callable[[int], None] = lambda _: None,
+    ) -> Float:
+        """Cut and classify the crops about these positions.
+
+        Parameters
+        ----------
+        x_l0, y_l0
+            (N,) level-0 px.
+        frame
+            The work frame of this classifier's mpp.
+        pool
+            Reads the pixels.
+        on_crops
+            Told how many crops are done after each batch.
+
+        Returns
+        -------
+        float64 (N, 1 + K)
+            p_atypical and the subtypes' probabilities.
+        """
+        side = self.card.input_px
+        x, y = frame.from_l0(x_l0, y_l0)
+        # Whole work px: where the slide's pixels are the model's, crops are copied and not resampled.
+        left, top = np.round(x) - side // 2, np.round(y) - side // 2
+        crops = pool.read(
+            Region(frame.box_to_l0(a, b, side, side), side) for a, b in zip(left, top, strict=True)
+        )
+        parts = [np.empty((0, 1 + len(self.card.subtypes)))]
+        while batch := list(islice(crops, BATCH)):
+            parts.append(self._probabilities(np.stack(batch)))
+            on_crops(len(batch))
+        return np.concatenate(parts)
+
+    def _probabilities(self, crops: npt.NDArray[np.uint8]) -> Float:
+        side = self.card.input_px
+        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
+            raise ValueError(f"expected uint8 (N, {side}, {side}, 3), got {crops.dtype} {crops.shape}")
+        parts = [self._runtime(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
+        empty = np.empty((0, 1 + len(self.card.subtypes)))
+        return np.concatenate([empty, *parts])
+
+
+def load_classifier(name_or_folder: str | Path | None = None, device: Device = "auto") -> Classifier:
+    """Load an AMF classifier.
+
+    Parameters
+    ----------
+    name_or_folder
+        Name of a shipped one, or a folder with a card.json. None: the shipped default.
+    device
+        ``auto``, ``cpu`` (OpenVINO), ``cuda`` or ``mps`` (torch).
+
+    Raises
+    ------
+    ModelError
+        When the model is not found or its files are faulty.
+    ConfigError
+        When the device is not available.
+    """
+    folder, card = find_model(name_or_folder, "classifier")
+    return Classifier(card, load_runtime(folder, card, device))

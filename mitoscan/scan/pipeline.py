@@ -1,0 +1,250 @@
+"""The way of the data through one slide; each stage is a function elsewhere, here they are only wired.
+
+::
+
+    open ─ tissue mask ─ tile plan ─ [reader threads] ─ tiles ─ detector ─ candidates ─ merge
+                                                                                          │
+    SlideResult ─ score ─ findings table ─ classifier ─ crops ─ [reader threads] ─────────┘
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from shapely import MultiPolygon
+
+from mitoscan.config import ScanConfig
+from mitoscan.errors import RoiError
+from mitoscan.scan.classify import CLASSIFY_SHARE, Classifier, load_classifier
+from mitoscan.scan.detect import Detector, load_detector
+from mitoscan.scan.findings import Identity, Thresholds, build_findings, mark_hotspot
+from mitoscan.scan.progress import Progress, Silent
+from mitoscan.scan.readers import ReaderPool
+from mitoscan.scan.result import SlideResult
+from mitoscan.scan.score import find_hotspot, summarise
+from mitoscan.slide.base import Slide, SlideInfo
+from mitoscan.slide.reader import open_slide
+from mitoscan.slide.roi import load_roi
+from mitoscan.slide.tissue import area_mm2, find_tissue, polygons_of
+from mitoscan.units import Box
+
+Float = npt.NDArray[np.float64]
+
+THUMBNAIL_PX = 1600
+
+
+@dataclass(frozen=True)
+class Models:
+    """Both stages, loaded once and used for any number of slides."""
+
+    detector: Detector
+    classifier: Classifier
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of wall time by stage."""
+
+    started: float = field(default_factory=time.monotonic)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what runs inside."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - begin, 3)
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+
+def load_models(config: ScanConfig) -> Models:
+    """Load what ``config`` names; see ``load_detector`` and ``load_classifier`` for the errors."""
+    classifier = load_classifier(config.classifier, config.device)
+    if config.subtypes:
+        classifier.require_subtypes()
+    return Models(load_detector(config.detector, config.device, config.threshold), classifier)
+
+
+def scan_slide(
+    path: Path | str,
+    config: ScanConfig | None = None,
+    *,
+    models: Models | None = None,
+    progress: Progress | None = None,
+) -> SlideResult:
+    """Find and classify the mitotic figures of one slide. Writes nothing.
+
+    Parameters
+    ----------
+    path
+        The slide.
+    config
+        How to scan it. None: the defaults.
+    models
+        Already loaded models of the same config. None: loaded here.
+    progress
+        Told how far the scan is.
+
+    Raises
+    ------
+    MitoscanError
+        One of its subclasses, for everything foreseeable that goes wrong with slide, ROI or models.
+    """
+    path, config, progress = Path(path), config or ScanConfig(), progress or Silent()
+    watch = Stopwatch()
+    with watch.stage("load models"):
+        models = models or load_models(config)
+    with open_slide(path, mpp=config.mpp) as slide:
+        info = slide.info
+        with watch.stage("tissue"):
+            area = scan_area(slide, config)
+        with watch.stage("thumbnail"):
+            thumbnail = read_thumbnail(slide)
+    tissue_mm2 = area_mm2(area, info.known_mpp())
+    with ReaderPool(lambda: open_slide(path, mpp=config.mpp), config.readers) as pool:
+        with watch.stage("detect"):
+            x, y, p = _detect(models.detector, info, area, tissue_mm2, config, pool, progress)
+        with watch.stage("classify"):
+            probabilities = _classify(models, info, (x, y, p), pool, progress)
+    with watch.stage("score"):
+        return _score(config, models, info, area, thumbnail, (x, y, p), probabilities, watch)
+
+
+def scan_area(slide: Slide, config: ScanConfig) -> MultiPolygon:
+    """Give what is to be scanned, level-0 px: the tissue, the regions of interest, or where they overlap.
+
+    Raises
+    ------
+    NoTissueError, RoiError
+        When nothing is left.
+    """
+    info = slide.info
+    roi = None if config.roi is None else load_roi(config.roi, info, config.qupath_crop)
+    if not config.tissue_mask:
+        return roi or MultiPolygon([shapely.box(0, 0, info.width_l0, info.height_l0)])
+    tissue = find_tissue(slide)
+    if roi is None:
+        return tissue
+    both = polygons_of(shapely.intersection(tissue, roi))
+    if both.is_empty:
+        raise RoiError(
+            f"no tissue of {info.path} inside the regions of interest",
+            path=config.roi,
+            remedy="Check that the file belongs to this slide, or scan all of it with --no-tissue-mask.",
+        )
+    return both
+
+
+def read_thumbnail(slide: Slide) -> npt.NDArray[np.uint8]:
+    """Read the whole slide at up to ``THUMBNAIL_PX`` px a side: uint8 (h, w, 3) with square pixels."""
+    info, mpp = slide.info, slide.info.known_mpp()
+    width_um, height_um = info.width_l0 * mpp.x, info.height_l0 * mpp.y
+    um_per_px = max(max(width_um, height_um) / THUMBNAIL_PX, min(mpp.x, mpp.y))
+    size = max(1, round(width_um / um_per_px)), max(1, round(height_um / um_per_px))
+    return slide.read(Box(0, 0, info.width_l0, info.height_l0), *size)
+
+
+def _detect(
+    detector: Detector,
+    info: SlideInfo,
+    area: MultiPolygon,
+    tissue_mm2: float,
+    config: ScanConfig,
+    pool: ReaderPool,
+    progress: Progress,
+) -> tuple[Float, Float, Float]:
+    """Give x, y (level-0 px) and p of the merged candidates inside ``area``."""
+    frame = info.frame(detector.card.mpp)
+    tiles = detector.plan(frame, info.width_l0, info.height_l0, area, config.grid_shift_px)
+    progress.start("detecting", len(tiles), tissue_mm2)
+    x, y, p = detector.run(tiles, frame, pool, config.batch_size, progress.advance)
+    shapely.prepare(area)
+    inside = shapely.contains_xy(area, x, y)
+    return x[inside], y[inside], p[inside]
+
+
+def _classify(
+    models: Models,
+    info: SlideInfo,
+    found: tuple[Float, Float, Float],
+    pool: ReaderPool,
+    progress: Progress,
+) -> Float:
+    """Give (N, 1 + K) probabilities; nan for candidates far below the operating point."""
+    x, y, p = found
+    worth = p >= models.detector.threshold * CLASSIFY_SHARE
+    progress.start("classifying", int(worth.sum()), 0.0)
+    card = models.classifier.card
+    result = np.full((len(p), 1 + len(card.subtypes)), np.nan)
+    frame = info.frame(card.mpp)
+    result[worth] = models.classifier.run(x[worth], y[worth], frame, pool, progress.advance)
+    return result
+
+
+def _score(
+    config: ScanConfig,
+    models: Models,
+    info: SlideInfo,
+    area: MultiPolygon,
+    thumbnail: npt.NDArray[np.uint8],
+    found: tuple[Float, Float, Float],
+    probabilities: Float,
+    watch: Stopwatch,
+) -> SlideResult:
+    detector, classifier = models.detector.card, models.classifier.card
+    mpp = info.known_mpp()
+    findings = build_findings(
+        x_l0=found[0],
+        y_l0=found[1],
+        p_mitosis=found[2],
+        p_atypical=probabilities[:, 0],
+        p_subtypes=probabilities[:, 1:] if config.subtypes else None,
+        thresholds=Thresholds.of(config, detector, classifier),
+        mpp=mpp,
+        identity=Identity(info.identity, detector.sha256, classifier.sha256),
+    )
+    figures = findings[findings["is_mf"]]
+    hotspot = find_hotspot(
+        figures["x_l0"].to_numpy(),
+        figures["y_l0"].to_numpy(),
+        mpp,
+        config.hotspot_mm2,
+        info.width_l0,
+        info.height_l0,
+    )
+    findings = mark_hotspot(findings, None if hotspot is None else hotspot.box)
+    summary = summarise(
+        info=info,
+        config=config,
+        detector=detector,
+        classifier=classifier,
+        findings=findings,
+        tissue_mm2=area_mm2(area, mpp),
+        hotspot=hotspot,
+        seconds=watch.total,
+    )
+    return SlideResult(
+        info=info,
+        config=config,
+        detector=detector,
+        classifier=classifier,
+        findings=findings,
+        tissue=area,
+        hotspot=hotspot,
+        summary=summary,
+        thumbnail=thumbnail,
+        seconds=dict(watch.seconds),
+    )
