@@ -28,16 +28,19 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 Plane: TypeAlias = npt.NDArray[np.float32]
 
 MASK_MPP = 8.0
-REACH_UM = 24.0
-"""Gaps and border strips of this width count as tissue, so that figures at the edge are not lost."""
+RIM_UM = 16.0
+"""The outline runs so far outside the stained tissue, so that figures at its edge are not lost."""
+_GAP_UM = 48.0
+"""Narrower gaps between pieces of tissue are closed."""
 _MAX_MASK_PX = 16_000_000
 _BLOCK_PX = 1024
 _MIN_TISSUE_MM2 = 0.005
 """Smaller specks are debris. A 0.3 mm biopsy core has 0.07 mm²."""
 _MAX_HOLE_MM2 = 0.05
 """Smaller holes (vessels, glands, fat cells) are filled: too small to save tiles."""
-_FLOOR, _CEILING = 0.025, 0.055
-"""Optical density between which Otsu's threshold may lie: above the noise of glass, below pale stroma."""
+_THRESHOLD = 0.03
+"""Magenta density of the palest tissue. Fixed, because it is relative to the slide's own glass, and because
+Otsu's threshold parts tissue from tissue on slides without glass and noise from noise without tissue."""
 
 
 def find_tissue(slide: Slide) -> MultiPolygon:
@@ -46,7 +49,7 @@ def find_tissue(slide: Slide) -> MultiPolygon:
     Returns
     -------
     Valid polygons with holes, in level-0 px, within the slide. They enclose all tissue with a rim of about
-    `REACH_UM` and small holes filled, so their area is that of the pieces of tissue as the eye outlines
+    `RIM_UM` and small holes filled, so their area is that of the pieces of tissue as the eye outlines
     them, not of stained pixels.
 
     Raises
@@ -107,14 +110,13 @@ def tissue_mask(picture: Picture, mpp: float) -> Mask:
     bool (height, width).
     """
     magenta, pen = _densities(picture)
-    reach = max(1, round(REACH_UM / mpp))
-    mask = magenta > _threshold(magenta[~pen])
-    mask &= ~_disk_dilate(pen, max(1, reach // 2))
     px_mm2 = mpp * mpp * 1e-6
-    mask = _close(mask, reach)
+    mask = magenta > _THRESHOLD
+    mask &= ~_disk_dilate(pen, 1)
+    mask = _close(mask, max(1, round(_GAP_UM / 2 / mpp)))
     mask = _drop_small(mask, _MIN_TISSUE_MM2 / px_mm2)
-    mask = ~_drop_small(~mask, _MAX_HOLE_MM2 / px_mm2)
-    return _disk_dilate(mask, reach)
+    mask = _disk_dilate(mask, max(1, round(RIM_UM / mpp)))
+    return ~_drop_small(~mask, _MAX_HOLE_MM2 / px_mm2)
 
 
 def _densities(picture: Picture) -> tuple[Plane, Mask]:
@@ -135,28 +137,11 @@ def _glass(picture: Picture) -> tuple[int, int, int]:
     """Colour of the empty glass: the median of bright, nearly grey pixels; white where there are few."""
     sample = picture[::2, ::2].reshape(-1, 3)
     high, low = sample.max(axis=1), sample.min(axis=1)
-    bright = (high - low < 16) & (low >= 160)
+    bright = (high - low < 24) & (low >= 160)
     if np.count_nonzero(bright) < 0.02 * len(sample):
         return 255, 255, 255
     red, green, blue = (int(v) for v in np.median(sample[bright], axis=0))
     return red, green, blue
-
-
-def _threshold(values: Plane) -> float:
-    """Otsu's threshold (IEEE Trans. SMC 1979), kept within fixed bounds.
-
-    The ceiling matters where all is tissue (Otsu would part nuclei from stroma), the floor where there is
-    none (it would part noise).
-    """
-    counts, edges = np.histogram(np.clip(values, 0, 0.5), bins=256)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    sums = np.cumsum(counts * centres)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    best = float(centres[int(np.argmax(np.nan_to_num(between)))])
-    return min(max(best, _FLOOR), _CEILING)
 
 
 def _disk_dilate(mask: Mask, radius: int) -> Mask:
