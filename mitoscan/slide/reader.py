@@ -22,6 +22,7 @@ from mitoscan.slide.base import (
     on_white,
     resolve_mpp,
 )
+from mitoscan.slide.image_reader import IMAGE_SUFFIXES, OPEN_REMEDY, ImageSlide
 from mitoscan.units import Box, Mpp
 
 __all__ = ["Level", "Slide", "SlideInfo", "open_slide"]
@@ -91,7 +92,7 @@ def open_slide(
     """Open a slide or an image.
 
     OpenSlide is asked first; what it refuses goes to tiatoolbox (DICOM, JP2, OME-TIFF, NGFF) or, as a plain
-    picture with one level, to Pillow.
+    picture with one level (PNG, JPEG, TIFF, WebP, BMP), to Pillow.
 
     Parameters
     ----------
@@ -125,8 +126,8 @@ def open_slide(
         refusal = f"OpenSlide: {exc}"
     if path.name.lower().endswith(_TIATOOLBOX_SUFFIXES):
         return _open_with_tiatoolbox(path, mpp, require_mpp, refusal)
-    from mitoscan.slide.image_reader import ImageSlide
-
+    if not path.name.lower().endswith(IMAGE_SUFFIXES):
+        raise SlideOpenError(refusal, path=path, remedy=OPEN_REMEDY)
     return ImageSlide(path, mpp=mpp, require_mpp=require_mpp, refusal=refusal)
 
 
