@@ -1,0 +1,44 @@
+"""What the scan of one slide gives: the findings, the numbers, and all that the writers need beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from shapely import MultiPolygon
+
+from mitoscan.config import ScanConfig
+from mitoscan.models.card import ModelCard
+from mitoscan.scan.findings import Identity
+from mitoscan.scan.score import Hotspot, SlideSummary
+from mitoscan.slide.base import SlideInfo
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """The result of ``scan_slide``."""
+
+    info: SlideInfo
+    config: ScanConfig
+    detector: ModelCard
+    classifier: ModelCard
+    findings: pd.DataFrame
+    """See ``scan.findings``; hot spot marked."""
+    tissue: MultiPolygon
+    """Area scanned, level-0 px."""
+    hotspot: Hotspot | None
+    """None without mitotic figures."""
+    summary: SlideSummary
+    thumbnail: npt.NDArray[np.uint8]
+    """The whole slide, (height, width, 3), for the overview picture."""
+    seconds: dict[str, float]
+    """Time of each stage; stages overlap, so the sum may exceed the wall time in ``summary.seconds``."""
+    finished: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def identity(self) -> Identity:
+        """What the ids of this result are made from."""
+        return Identity(self.info.identity, self.detector.sha256, self.classifier.sha256)
