@@ -19,6 +19,8 @@ from mitoscan.models.card import WEIGHTS_NAME, ModelCard, save_card, sha256_of
 log = logging.getLogger(__name__)
 
 Validation = dict[str, float]
+CHECKPOINT = "average.safetensors"
+"""The average as last validated; gone when the model is exported."""
 
 
 def fit(
@@ -41,7 +43,7 @@ def fit(
     validate
         Gives the figures of a network in evaluation mode; logged every ``config.validate_every`` steps.
     out
-        Folder for ``log.csv`` and ``average.safetensors``.
+        Folder for ``log.csv`` and the last validated weights.
     """
     out.mkdir(parents=True, exist_ok=True)
     optimiser = torch.optim.AdamW(
@@ -69,7 +71,7 @@ def fit(
             row = {"step": step, "loss": total / config.validate_every, **figures}
             _append(out / "log.csv", {**row, "seconds": time.monotonic() - started})
             log.info("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
-            save_file(average.module.state_dict(), out / "average.safetensors")
+            save_file(average.module.state_dict(), out / CHECKPOINT)
             total = 0.0
     return average.module.eval()
 
@@ -93,4 +95,5 @@ def export(network: nn.Module, folder: Path, make_card: Callable[[str, int], Mod
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, weights)
     card = make_card(sha256_of(weights), sum(p.numel() for p in network.parameters()))
     save_card(card, folder)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return card

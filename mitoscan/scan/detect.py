@@ -42,7 +42,8 @@ class Detector:
         self.card = card
         self.threshold = card.operating_point.threshold if threshold is None else threshold
         """p_mitosis from which a finding counts as a mitotic figure."""
-        self._runtime = runtime
+        self.heat = runtime
+        """Tiles, uint8 (N, S, S, 3), to heat maps, float32 (N, S / 8, S / 8)."""
 
     def detect(self, image: npt.NDArray[np.uint8], mpp: float) -> pd.DataFrame:
         """Find mitotic figures in a picture.
@@ -121,8 +122,8 @@ class Detector:
         pixels = pool.read(Region(frame.box_to_l0(t.x, t.y, t.size, t.size), t.size) for t in tiles)
         parts: list[Float] = []
         for group in _batches(zip(tiles, pixels, strict=True), batch_size):
-            heat = self._runtime(np.stack([image for _, image in group]))
-            parts += [self._candidates(tile, h) for (tile, _), h in zip(group, heat, strict=True)]
+            heats = self.heat(np.stack([image for _, image in group]))
+            parts += [self._candidates(tile, h) for (tile, _), h in zip(group, heats, strict=True)]
             on_tiles(len(group))
         found = np.concatenate(parts) if parts else np.empty((0, 3))
         kept = found[merge(found[:, 0], found[:, 1], found[:, 2], MERGE_RADIUS_UM / frame.mpp)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+_LEAST = 1e-6
+
 
 def find_peaks(
     heat: npt.NDArray[np.float32], floor: float
@@ -22,19 +24,26 @@ def find_peaks(
     -------
     x, y, p
         float64 (K,) each: position in cells (the first cell's centre is at 0.5) and height. The position
-        is the centre of mass of the 3 × 3 cells around the maximum.
+        is the vertex of a parabola through the logarithms along each axis: exact for the Gaussians that
+        the network learns to draw.
     """
-    padded = np.pad(heat, 1, constant_values=-1.0)
-    shifts = [(dy, dx) for dy in (0, 1, 2) for dx in (0, 1, 2)]
+    padded = np.pad(heat, 1, mode="edge")
     height, width = heat.shape
-    around = [padded[dy : dy + height, dx : dx + width] for dy, dx in shifts]
     top = heat >= floor
-    for view in around:
-        top &= heat >= view
+    for dy in (0, 1, 2):
+        for dx in (0, 1, 2):
+            top &= heat >= padded[dy : dy + height, dx : dx + width]
     rows, columns = np.nonzero(top)
-    weights = np.stack([np.maximum(view[rows, columns], 0.0) for view in around]).astype(np.float64)
-    total = weights.sum(0)
-    dy, dx = (np.array(offsets) - 1.0 for offsets in zip(*shifts, strict=True))
-    x = columns + 0.5 + dx @ weights / total
-    y = rows + 0.5 + dy @ weights / total
+    logs = np.log(np.maximum(padded, _LEAST).astype(np.float64))
+    r, c = rows + 1, columns + 1
+    x = columns + 0.5 + _vertex(logs[r, c - 1], logs[r, c], logs[r, c + 1])
+    y = rows + 0.5 + _vertex(logs[r - 1, c], logs[r, c], logs[r + 1, c])
     return x, y, heat[rows, columns].astype(np.float64)
+
+
+def _vertex(
+    before: npt.NDArray[np.float64], at: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Offset of the vertex of the parabola through three neighbours, whose middle one is the highest."""
+    bend = np.minimum(before - 2 * at + after, -_LEAST)
+    return np.clip(0.5 * (before - after) / bend, -0.5, 0.5)

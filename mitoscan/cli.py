@@ -1,0 +1,233 @@
+"""The command line. Heavy libraries are imported inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from mitoscan.console import set_up_logging
+from mitoscan.errors import MitoscanError
+
+if TYPE_CHECKING:
+    from mitoscan.config import ScanConfig
+
+app = typer.Typer(
+    help="Find mitotic figures in H&E whole-slide images and tell atypical from normal ones. Research use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+train = typer.Typer(help="Train a model from a config.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+log = logging.getLogger("mitoscan")
+
+
+class DeviceName(StrEnum):
+    """Where the networks run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+MppOption = Annotated[float | None, typer.Option(help="µm per level-0 pixel; overrides the file's.")]
+DeviceOption = Annotated[DeviceName, typer.Option(help="cpu runs OpenVINO, cuda and mps run torch.")]
+DetectorOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
+ClassifierOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    set_up_logging(verbose)
+
+
+@app.command()
+def run(
+    slides: Annotated[list[str], typer.Argument(help="Slides, folders or globs.")],
+    out: OutOption,
+    mpp: MppOption = None,
+    device: DeviceOption = DeviceName.auto,
+    detector: DetectorOption = None,
+    classifier: ClassifierOption = None,
+    subtypes: Annotated[
+        bool, typer.Option("--subtypes/--no-subtypes", help="Report the eight subtypes too.")
+    ] = False,
+    threshold: Annotated[
+        float | None, typer.Option(help="p_mitosis of a mitotic figure; default: the detector's card.")
+    ] = None,
+    hotspot_mm2: Annotated[float, typer.Option(help="Area of the 4:3 hot-spot window.")] = 2.0,
+    roi: Annotated[
+        Path | None, typer.Option(help="GeoJSON with polygons: scan and count only inside them.")
+    ] = None,
+    tissue_mask: Annotated[
+        bool, typer.Option("--tissue-mask/--no-tissue-mask", help="Scan only where there is tissue.")
+    ] = True,
+    qupath_crop: Annotated[
+        bool,
+        typer.Option(
+            "--qupath-crop/--no-qupath-crop",
+            help="GeoJSON in and out relative to QuPath's origin where a slide has bounds.",
+        ),
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    readers: Annotated[int, typer.Option(help="Threads that read pixels.")] = 2,
+    batch_size: Annotated[int, typer.Option(help="Tiles that the detector takes at once.")] = 1,
+) -> None:
+    """Find the mitotic figures of slides, tell AMF from NMF, and write tables, GeoJSON and pictures."""
+    config = _scan_config(
+        mpp=mpp,
+        device=device.value,
+        detector=detector,
+        classifier=classifier,
+        subtypes=subtypes,
+        threshold=threshold,
+        hotspot_mm2=hotspot_mm2,
+        roi=roi,
+        tissue_mask=tissue_mask,
+        qupath_crop=qupath_crop,
+        readers=readers,
+        batch_size=batch_size,
+    )
+    _run(slides, config, out, overwrite)
+
+
+def _scan_config(**values: object) -> ScanConfig:
+    from mitoscan.config import ScanConfig, build
+
+    return build(ScanConfig, values)
+
+
+def _run(slides: list[str], config: ScanConfig, out: Path, overwrite: bool) -> None:
+    """Do the main job and end with its exit code."""
+    from mitoscan.cohort.batch import run_batch
+    from mitoscan.console import Display, closing_table
+    from mitoscan.scan.pipeline import load_models
+    from mitoscan.slide.discover import find_slides
+
+    paths = find_slides(slides)
+    log.info("%d slide%s; loading the models", len(paths), "" if len(paths) == 1 else "s")
+    models = load_models(config)
+    with Display(len(paths)) as display:
+        batch = run_batch(paths, config, out, models, overwrite=overwrite, progress_of=display.progress_of)
+    console = Console()
+    if batch.done:
+        console.print(closing_table(batch.done))
+        console.print(f"Results: {out}", soft_wrap=True)
+    if batch.failures:
+        console.print(
+            f"{len(batch.failures)} of {len(paths)} slides failed: {out / 'failures.csv'}", soft_wrap=True
+        )
+        raise typer.Exit(batch.exit_code)
+
+
+@app.command()
+def demo(
+    out: OutOption = Path("mitoscan-demo"),
+    device: DeviceOption = DeviceName.auto,
+) -> None:
+    """Draw a synthetic slide with planted mitotic figures and do the main job on it."""
+    from mitoscan.demo import write_demo_slide
+
+    slide = out / "synthetic.svs"
+    out.mkdir(parents=True, exist_ok=True)
+    log.info("drawing a synthetic slide: %s", slide)
+    truth = write_demo_slide(slide)
+    _run([str(slide)], _scan_config(device=device.value, subtypes=True), out / "results", overwrite=True)
+    folder = out / "results" / "synthetic"
+    console = Console()
+    console.print(f"{len(truth)} mitotic figures were planted. Look at:")
+    for name in ("overview.png", "findings.csv", "summary.json", "findings.geojson"):
+        console.print(f"  {folder / name}", soft_wrap=True)
+    console.print(f"In QuPath: open {slide}, then drag findings.geojson onto it.", soft_wrap=True)
+
+
+@app.command()
+def info(
+    slide: Annotated[Path, typer.Argument(help="A slide or an image.")],
+    mpp: MppOption = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate/--no-estimate", help="Measure how long a run would take here.")
+    ] = True,
+) -> None:
+    """Show a slide's levels, pixel size and its source, bounds, tissue area and estimated time."""
+    from mitoscan.describe import describe
+
+    Console().print(describe(slide, mpp, estimate))
+
+
+@app.command()
+def models() -> None:
+    """List the models that ship: task, size, metrics, licence."""
+    from mitoscan.describe import model_table
+
+    Console().print(model_table())
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation: versions, devices, readers, weights; name the command that mends a fault."""
+    from mitoscan.doctor import examine, report
+
+    checks = examine()
+    Console().print(report(checks))
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(1)
+
+
+DataOption = Annotated[Path, typer.Option(envvar="MITOSCAN_DATA", help="Folder with amf/ and detection/.")]
+
+
+@train.command("detector")
+def train_detector(
+    config: Annotated[str, typer.Argument(help="YAML file, or name of a shipped config.")],
+    data: DataOption,
+    out: OutOption,
+) -> None:
+    """Train a detector and write its model folder."""
+    _train("detector", config, data, out)
+
+
+@train.command("classifier")
+def train_classifier(
+    config: Annotated[str, typer.Argument(help="YAML file, or name of a shipped config.")],
+    data: DataOption,
+    out: OutOption,
+) -> None:
+    """Train an AMF classifier and write its model folder."""
+    _train("classifier", config, data, out)
+
+
+def _train(task: str, name: str, data: Path, out: Path) -> None:
+    from mitoscan.learn.run import train_from_config
+
+    card = train_from_config(task, name, data, out)
+    console = Console()
+    console.print(f"{card.name} written to {out}", soft_wrap=True)
+    for metric in card.metrics:
+        console.print(
+            f"  {metric.name} {metric.value:.3f} ({metric.dataset}, n = {metric.n})", soft_wrap=True
+        )
+
+
+def main() -> None:
+    """Run the command line; an error that was foreseen is one line and an exit code of its own."""
+    try:
+        app()
+    except MitoscanError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Several slides, one after the other: a bad one is recorded and the others go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mitoscan.config import ScanConfig
+from mitoscan.errors import SOME_FAILED, ConfigError, MitoscanError
+from mitoscan.report.tables import write_failures_csv, write_slides_csv
+from mitoscan.report.writer import ensure_writable, write_slide
+from mitoscan.scan.pipeline import Models, scan_slide
+from mitoscan.scan.progress import Progress
+from mitoscan.scan.score import SlideSummary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A slide that could not be done: a row of failures.csv."""
+
+    path: str
+    error: str
+    """Class of the error."""
+    message: str
+    remedy: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What became of a list of slides."""
+
+    done: tuple[SlideSummary, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all are done, 3 when some are, else the code of the first failure."""
+        if not self.failures:
+            return 0
+        return SOME_FAILED if self.done else self.failures[0].exit_code
+
+
+def run_batch(
+    paths: Sequence[Path],
+    config: ScanConfig,
+    out: Path,
+    models: Models,
+    *,
+    overwrite: bool = False,
+    progress_of: Callable[[Path, int], Progress],
+) -> Batch:
+    """Scan slides and write ``OUT/<slide>/`` for each, and ``OUT/slides.csv`` and ``OUT/failures.csv``.
+
+    Parameters
+    ----------
+    paths
+        The slides; their names without suffix are the slide ids.
+    config, models
+        How to scan, and with what.
+    out
+        Folder for the results; made when absent.
+    overwrite
+        Replace results that are there already.
+    progress_of
+        Makes the progress display of a slide, from its path and number.
+
+    Raises
+    ------
+    ConfigError
+        When two slides have the same id.
+    """
+    _refuse_duplicates(paths)
+    done: list[SlideSummary] = []
+    failures: list[Failure] = []
+    for number, path in enumerate(paths):
+        try:
+            ensure_writable(out, path.stem, overwrite)
+            result = scan_slide(path, config, models=models, progress=progress_of(path, number))
+            write_slide(result, out, overwrite=overwrite)
+        except MitoscanError as error:
+            log.error("%s", error)
+            failures.append(_failure(path, error))
+        except Exception as error:  # a fault of ours or of a library must not cost the other slides
+            log.exception("%s: unforeseen error", path)
+            failures.append(Failure(str(path), type(error).__name__, str(error), "Please report this.", 1))
+        else:
+            done.append(result.summary)
+            write_slides_csv(done, out / "slides.csv")
+    write_failures_csv(failures, out / "failures.csv")
+    return Batch(tuple(done), tuple(failures))
+
+
+def _failure(path: Path, error: MitoscanError) -> Failure:
+    return Failure(str(path), type(error).__name__, error.message, error.remedy, error.exit_code)
+
+
+def _refuse_duplicates(paths: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if (other := seen.setdefault(path.stem, path)) != path:
+            raise ConfigError(
+                f"two slides have the id {path.stem!r}: {other} and {path}",
+                remedy="Rename one, or run them into different output folders.",
+            )

@@ -1,0 +1,44 @@
+"""From a config's name to a trained model folder: what ``mitoscan train`` calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mitoscan.config import load_config
+from mitoscan.errors import ConfigError, OutputError
+from mitoscan.learn.classifier import train_classifier
+from mitoscan.learn.config import ClassifierTraining, TrainFile
+from mitoscan.learn.detector import train_detector
+from mitoscan.models.card import CARD_NAME, ModelCard
+
+
+def train_from_config(task: str, name: str, data: Path, out: Path) -> ModelCard:
+    """Train what a config says.
+
+    Parameters
+    ----------
+    task
+        ``detector`` or ``classifier``; the config must be for it.
+    name
+        YAML file, or name of a shipped config.
+    data
+        Folder with ``amf/`` and ``detection/``.
+    out
+        The model's folder; must not hold a model yet.
+
+    Raises
+    ------
+    ConfigError, DataError, MissingExtraError, OutputError
+        For a faulty config, missing data, absent starting weights, or a model that is there already.
+    """
+    config = load_config(TrainFile, name).train
+    if config.task != task:
+        raise ConfigError(
+            f"{name} trains a {config.task}", remedy=f"Run: mitoscan train {config.task} {name}."
+        )
+    if (out / CARD_NAME).exists():
+        raise OutputError("a model is there already", path=out, remedy="Choose another folder with -o.")
+    command, source = f"mitoscan train {task} {Path(name).stem}", Path(name).stem
+    if isinstance(config, ClassifierTraining):
+        return train_classifier(config, data, out, command, source)
+    return train_detector(config, data, out, command, source)

@@ -1,0 +1,181 @@
+"""Cards, weights and runtimes: a user cannot get a model wrong, and both runtimes agree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import fakes
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import mitoscan
+from mitoscan.errors import ConfigError, ModelError
+from mitoscan.models.card import WEIGHTS_NAME, checked_weights, load_card, save_card, sha256_of
+from mitoscan.models.networks import build_network
+from mitoscan.models.runtime import OpenVinoRuntime, TorchRuntime, load_network, pick_backend
+from mitoscan.models.zoo import DEFAULTS, find_model, shipped_models
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("MITOSCAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder with random weights whose outputs vary."""
+    return random_model(tmp_path / "model", "classifier")
+
+
+def random_model(folder, task):
+    torch.manual_seed(1)
+    card = fakes.card(task)
+    network = build_network(card)
+    network.train()
+    for _ in range(3):  # give batch norm some statistics
+        network(torch.randint(0, 255, (4, 128, 128, 3), dtype=torch.uint8))
+    folder.mkdir()
+    save_file(network.state_dict(), folder / WEIGHTS_NAME)
+    save_card(card.model_copy(update={"sha256": sha256_of(folder / WEIGHTS_NAME)}), folder)
+    return folder
+
+
+@pytest.mark.parametrize("task", ["detector", "classifier"])
+def test_torch_and_openvino_agree(tmp_path, task):
+    folder = random_model(tmp_path / "model", task)
+    card = load_card(folder)
+    weights = checked_weights(folder, card)
+    torch_one = TorchRuntime(load_network(weights, card), "cpu")
+    openvino_one = OpenVinoRuntime(weights, card)
+    side = card.input_px
+    images = np.random.default_rng(0).integers(0, 255, (2, side, side, 3), dtype=np.uint8)
+    a, b = torch_one(images), openvino_one(images)
+    assert a.shape == ((2, side // 8, side // 8) if task == "detector" else (2, 9))
+    assert a.std() > 1e-4
+    np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_openvino_takes_any_batch_and_caches_the_graph(folder, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("MITOSCAN_CACHE", str(cache))
+    card = load_card(folder)
+    images = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8)
+    first = OpenVinoRuntime(folder / WEIGHTS_NAME, card)(images)
+    assert [p.suffix for p in sorted((cache / "openvino").iterdir())] == [".bin", ".xml"]
+
+    def fail(*_):
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr("mitoscan.models.runtime._convert", fail)
+    again = OpenVinoRuntime(folder / WEIGHTS_NAME, card)
+    np.testing.assert_allclose(first, np.concatenate([again(images[i : i + 1]) for i in range(3)]), atol=1e-4)
+
+
+def test_weights_that_do_not_fit_the_checksum_are_refused(folder):
+    with (folder / WEIGHTS_NAME).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ModelError, match="sha256") as caught:
+        mitoscan.load_classifier(folder)
+    assert caught.value.path == folder / WEIGHTS_NAME
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda c: c.update(mpp=-1), "mpp"),
+        (lambda c: c.update(surprise=1), "surprise"),
+        (lambda c: c.pop("sha256"), "sha256"),
+        (lambda c: c.update(name="../x"), "name"),
+    ],
+)
+def test_a_faulty_card_names_the_key_and_the_file(folder, damage, named):
+    card = json.loads((folder / "card.json").read_text())
+    damage(card)
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=named) as caught:
+        load_card(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_card_that_is_not_json_or_missing(folder):
+    (folder / "card.json").write_text("{")
+    with pytest.raises(ModelError, match="JSON"):
+        load_card(folder)
+    (folder / "card.json").unlink()
+    with pytest.raises(ModelError, match=r"card\.json"):
+        load_card(folder)
+
+
+def test_a_pickle_named_safetensors_is_refused(folder):
+    torch.save({"a": torch.zeros(1)}, folder / WEIGHTS_NAME)
+    card = load_card(folder).model_copy(update={"sha256": sha256_of(folder / WEIGHTS_NAME)})
+    save_card(card, folder)
+    with pytest.raises(ModelError, match="do not fit"):
+        mitoscan.load_classifier(folder)
+
+
+def test_weights_of_another_architecture_are_refused(folder, tmp_path):
+    other = random_model(tmp_path / "other", "detector")
+    shutil.copy(other / WEIGHTS_NAME, folder / WEIGHTS_NAME)
+    card = load_card(folder).model_copy(update={"sha256": sha256_of(folder / WEIGHTS_NAME)})
+    save_card(card, folder)
+    with pytest.raises(ModelError, match="do not fit"):
+        mitoscan.load_classifier(folder)
+
+
+def test_unknown_names_and_the_wrong_task_are_refused(folder):
+    with pytest.raises(ModelError, match="no model named 'nonsense'"):
+        find_model("nonsense", "detector")
+    with pytest.raises(ModelError, match="is a classifier, not a detector"):
+        find_model(folder, "detector")
+
+
+def test_a_folder_that_shadows_a_shipped_name_is_refused(tmp_path, monkeypatch):
+    name = DEFAULTS["classifier"]
+    shutil.copytree(shipped_models()[name], tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="both"):
+        find_model(name, "classifier")
+    assert find_model(f"./{name}", "classifier")[1].name == name
+
+
+def test_a_device_that_is_not_there_is_refused():
+    for device in ("cuda", "mps"):
+        available = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+        if not available:
+            with pytest.raises(ConfigError, match=device):
+                pick_backend(device)
+
+
+def test_the_shipped_classifier_takes_crops_and_nothing_else():
+    classifier = mitoscan.load_classifier(device="cpu")
+    crops = np.random.default_rng(0).integers(0, 255, (5, 128, 128, 3), dtype=np.uint8)
+    p, subtypes = classifier.predict(crops), classifier.predict_subtypes(crops)
+    assert p.shape == (5,)
+    assert subtypes.shape == (5, 8)
+    np.testing.assert_allclose(subtypes.sum(1), 1, atol=1e-5)
+    assert classifier.predict(crops[:0]).shape == (0,)
+    assert 0 < classifier.threshold < 1
+    for wrong in (crops[0], crops[:, :64], crops.astype(np.float32)):
+        with pytest.raises(ValueError, match="uint8"):
+            classifier.predict(wrong)
+
+
+def test_a_classifier_without_subtypes_says_so(folder):
+    classifier = fakes.models().classifier
+    classifier.card = classifier.card.model_copy(update={"subtypes": ()})
+    with pytest.raises(ModelError, match="subtypes"):
+        classifier.predict_subtypes(np.zeros((1, 128, 128, 3), np.uint8))
+
+
+def test_the_shipped_runtimes_agree_on_every_default_model():
+    for task in ("detector", "classifier"):
+        folder, card = find_model(None, task)
+        weights = checked_weights(folder, card)
+        side = min(card.input_px, 256)
+        images = np.random.default_rng(2).integers(0, 255, (2, side, side, 3), dtype=np.uint8)
+        a = TorchRuntime(load_network(weights, card), "cpu")(images)
+        np.testing.assert_allclose(a, OpenVinoRuntime(weights, card)(images), atol=1e-2)
