@@ -78,7 +78,8 @@ def leica(path: Path, picture: np.ndarray, *, canvas: tuple[int, int], offset: t
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for number, level in enumerate(levels):
             tiff.write(
-                np.ascontiguousarray(level), tile=(256, 256), compression="jpeg", photometric="rgb", compressionargs={"level": 95}, metadata=None, software=False,
+                np.ascontiguousarray(level), tile=(256, 256), compression="jpeg", photometric="rgb",
+                compressionargs={"level": 95}, metadata=None, software=False,
                 resolution=(40_000, 40_000), resolutionunit=3,
                 description=description if number == 0 else None,
             )  # fmt: skip
@@ -100,6 +101,30 @@ def _leica_image(name, sizes, first_ifd, view, offset) -> str:
         f"<numericalAperture>0.5</numericalAperture><illuminationSource>brightfield</illuminationSource>"
         f"</illuminationSettings></scanSettings></image>"
     )
+
+
+def ngff(path: Path, picture: np.ndarray, *, mpp: float) -> Path:
+    """OME-NGFF 0.4 folder of one level."""
+    import zarr
+
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.create_array("0", data=picture, chunks=(256, 256, 3))
+    axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
+    scale = [{"type": "scale", "scale": [mpp, mpp, 1]}]
+    group.attrs["multiscales"] = [
+        {
+            "version": "0.4",
+            "axes": [*axes, {"name": "c", "type": "channel"}],
+            "datasets": [{"path": "0", "coordinateTransformations": scale}],
+        }
+    ]
+    window = {"start": 0, "end": 255, "min": 0, "max": 255}
+    channel = {"family": "linear", "coefficient": 1, "inverted": False, "active": True, "window": window}
+    group.attrs["omero"] = {
+        "name": "a", "id": 1, "version": "0.4", "rdefs": {"defaultT": 0, "defaultZ": 0, "model": "color"},
+        "channels": [channel | {"label": c, "color": "FF0000"} for c in "RGB"],
+    }  # fmt: skip
+    return path
 
 
 def paint_tissue(picture: np.ndarray, x: int, y: int, width: int, height: int, seed=0) -> None:

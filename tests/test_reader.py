@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
-from slides import TISSUE, centroid, generic_tiff, leica, with_marks, with_missing_tiles
+from slides import TISSUE, centroid, generic_tiff, leica, ngff, with_marks, with_missing_tiles
 
 from mitoscan.errors import (
     MissingExtraError,
@@ -344,6 +344,25 @@ def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r'a\.jp2: .*pip install "mitoscan\[tiatoolbox\]"'):
         open_slide(tmp_path / "a.jp2", mpp=0.25)
+
+
+def test_ngff_opens_through_tiatoolbox(tmp_path):
+    pytest.importorskip("tiatoolbox", reason="the extra mitoscan[tiatoolbox] is not installed")
+    path = ngff(tmp_path / "a.zarr", with_marks(900, 700, [(400.5, 300.25)]), mpp=0.263)
+    with open_slide(path) as slide:
+        assert (slide.info.reader, slide.info.mpp) == ("tiatoolbox", Mpp(0.263, 0.263))
+        frame = slide.info.frame(0.25)
+        left, top = (round(v) - 50 for v in frame.from_l0(400.5, 300.25))
+        x, y = centroid(slide.read(frame.box_to_l0(left, top, 100, 100), 100, 100))
+        assert frame.to_l0(left + x, top + y) == pytest.approx((400.5, 300.25), abs=0.2)
+        assert (slide.read(Box(-50, -50, 40, 40), 40, 40) == 255).all()
+
+
+@pytest.mark.data
+def test_dicom_that_no_reader_takes_is_refused_by_name(data_dir):
+    pytest.importorskip("tiatoolbox", reason="the extra mitoscan[tiatoolbox] is not installed")
+    with pytest.raises(SlideOpenError, match=r"small_dicom\.dcm: neither OpenSlide nor tiatoolbox"):
+        open_slide(data_dir / "slides" / "small_dicom.dcm", mpp=0.25)
 
 
 def test_opening_a_slide_imports_no_tiatoolbox():

@@ -117,7 +117,8 @@ def _shape(geometry: dict[str, Any], path: Path) -> shapely.Geometry:
     if geometry.get("type") not in {"Polygon", "MultiPolygon"}:
         return MultiPolygon()
     try:
-        made: shapely.Geometry = shape(geometry)
+        with np.errstate(invalid="ignore"):
+            made: shapely.Geometry = shape(geometry)
         corners = shapely.get_coordinates(made)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, shapely.errors.ShapelyError) as exc:
         raise RoiError(f"a {geometry['type']} has bad coordinates: {exc}", path=path, remedy=_REMEDY) from exc

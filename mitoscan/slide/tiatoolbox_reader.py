@@ -28,7 +28,13 @@ def _import_reader() -> Any:
         from tiatoolbox.wsicore.wsireader import WSIReader
     root.handlers[:] = handlers
     root.setLevel(level)
+    WSIReader._estimate_mpp_objective_power = staticmethod(_as_stated)
     return WSIReader
+
+
+def _as_stated(objective_power: Any, mpp: Any) -> tuple[Any, Any]:
+    """Stand in for tiatoolbox's guess of the pixel size from the magnification: keep what the file says."""
+    return objective_power, mpp
 
 
 class TiatoolboxSlide(Slide):
@@ -70,6 +76,8 @@ class TiatoolboxSlide(Slide):
             required=require_mpp,
         )
         width, height = (int(v) for v in meta.slide_dimensions)
+        # Its NGFF reader knows the downsample of level 0 only, and reads no other level rightly.
+        sizes = [(int(w), int(h)) for w, h in meta.level_dimensions[: len(meta.level_downsamples)]]
         self.info = SlideInfo(
             path=path,
             slide_id=path.stem,
@@ -79,7 +87,7 @@ class TiatoolboxSlide(Slide):
             mpp_source=source,
             vendor=str(meta.vendor or "unknown"),
             reader="tiatoolbox",
-            levels=make_levels([(int(w), int(h)) for w, h in meta.level_dimensions]),
+            levels=make_levels(sizes),
             bounds=None,
             objective=None if meta.objective_power is None else f"{meta.objective_power:g}",
             identity=content_hash(path),

@@ -36,11 +36,13 @@ _MAX_MASK_PX = 16_000_000
 _BLOCK_PX = 1024
 _MIN_TISSUE_MM2 = 0.005
 """Smaller specks are debris. A 0.3 mm biopsy core has 0.07 mm²."""
-_MAX_HOLE_MM2 = 0.05
+_MAX_HOLE_MM2 = 0.02
 """Smaller holes (vessels, glands, fat cells) are filled: too small to save tiles."""
 _THRESHOLD = 0.03
 """Magenta density of the palest tissue. Fixed, because it is relative to the slide's own glass, and because
 Otsu's threshold parts tissue from tissue on slides without glass and noise from noise without tissue."""
+_PEN_EDGE_PX = 2
+"""Ink fades out at its edge, where its hue is lost."""
 
 
 def find_tissue(slide: Slide) -> MultiPolygon:
@@ -112,7 +114,7 @@ def tissue_mask(picture: Picture, mpp: float) -> Mask:
     magenta, pen = _densities(picture)
     px_mm2 = mpp * mpp * 1e-6
     mask = magenta > _THRESHOLD
-    mask &= ~_disk_dilate(pen, 1)
+    mask &= ~_disk_dilate(pen, _PEN_EDGE_PX)
     mask = _close(mask, max(1, round(_GAP_UM / 2 / mpp)))
     mask = _drop_small(mask, _MIN_TISSUE_MM2 / px_mm2)
     mask = _disk_dilate(mask, max(1, round(RIM_UM / mpp)))
@@ -127,10 +129,13 @@ def _densities(picture: Picture) -> tuple[Plane, Mask]:
         ndimage.gaussian_filter(table[picture[..., c]], 1.0) - table[glass[c]] for c in range(3)
     )
     magenta = green - np.minimum(red, blue)
-    blue_pen = red > green * 1.15
-    red_pen = (blue > 0.8 * green) & (red < 0.2 * green)
+    # Bounds with a wide margin to real tissue: over 120 fields and slides of many laboratories, in all but
+    # 0.5 % of the dense pixels of each, red < 0.97 green, blue < 0.86 green and magenta > 0.25 green.
+    blue_pen = red > 1.1 * green
+    red_pen = (blue > 0.85 * green) & (red < 0.3 * green)
+    grey = magenta < 0.12 * green
     dense = np.maximum(np.maximum(red, green), blue) > 0.1
-    return magenta, dense & (blue_pen | red_pen)
+    return magenta, dense & (blue_pen | red_pen | grey)
 
 
 def _glass(picture: Picture) -> tuple[int, int, int]:
@@ -172,11 +177,12 @@ def _drop_small(mask: Mask, pixels: float) -> Mask:
 
 def outline(mask: Mask) -> MultiPolygon:
     """Turn a mask into valid polygons with holes, in its px; they reach the mask's edge where it does."""
-    padded = np.pad(mask.astype(np.float32), 1)
-    offset = np.arange(-1, max(padded.shape)) + 0.5
+    # One pixel more on each side keeps the corners square where tissue leaves the picture.
+    padded = np.pad(np.pad(mask, 1, mode="edge"), 1).astype(np.float32)
+    centres = np.arange(max(padded.shape)) - 1.5
     contours = contourpy.contour_generator(
-        x=offset[: padded.shape[1]],
-        y=offset[: padded.shape[0]],
+        x=centres[: padded.shape[1]],
+        y=centres[: padded.shape[0]],
         z=padded,
         fill_type=contourpy.FillType.OuterOffset,
     ).filled(0.5, 2)
@@ -184,7 +190,8 @@ def outline(mask: Mask) -> MultiPolygon:
     for points, offsets in zip(*contours, strict=True):
         rings = [points[a:b] for a, b in itertools.pairwise(offsets)]
         pieces.append(Polygon(rings[0], [r for r in rings[1:] if len(r) >= 4]))
-    return polygons_of(shapely.simplify(shapely.union_all(pieces), 0.5))
+    simple = shapely.simplify(shapely.union_all(pieces), 0.5)
+    return polygons_of(shapely.intersection(simple, shapely.box(0, 0, mask.shape[1], mask.shape[0])))
 
 
 def polygons_of(shape: shapely.Geometry) -> MultiPolygon:

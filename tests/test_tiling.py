@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapely import MultiPolygon, Point
+
+from mitoscan.slide.tiling import plan_tiles
+from mitoscan.units import Mpp, WorkFrame
+
+MPPS = st.floats(0.1, 1.0)
+FRAMES = st.builds(lambda x, y, work: WorkFrame(Mpp(x, y), work), MPPS, MPPS, st.sampled_from([0.25, 0.5]))
+
+
+@st.composite
+def areas(draw):
+    """A slide's size and an area of some boxes and discs that may leave it."""
+    width, height = draw(st.integers(1, 4000)), draw(st.integers(1, 4000))
+    number = st.floats(-500, 4500)
+    discs = [
+        Point(draw(number), draw(number)).buffer(draw(st.floats(0.5, 900)), quad_segs=draw(st.integers(1, 8)))
+        for _ in range(draw(st.integers(1, 4)))
+    ]
+    joined = shapely.union_all(discs)
+    return width, height, MultiPolygon(list(shapely.get_parts(joined)))
+
+
+@given(
+    FRAMES, areas(), st.integers(65, 512), st.integers(0, 32), st.integers(0, 1000), st.integers(0, 2**32 - 1)
+)
+@settings(max_examples=150, deadline=None)
+def test_every_point_of_the_area_is_in_exactly_one_core(frame, slide, tile_px, margin_px, shift_px, seed):
+    width, height, area = slide
+    tiles = plan_tiles(frame, width, height, area, tile_px=tile_px, margin_px=margin_px, shift_px=shift_px)
+    rng = np.random.default_rng(seed)
+    left, top, right, bottom = area.bounds
+    x, y = rng.uniform(left, right, 300), rng.uniform(top, bottom, 300)
+    kept = shapely.contains_xy(area, x, y) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    work_x, work_y = frame.from_l0(x[kept], y[kept])
+    owners = np.zeros(len(work_x), int)
+    for tile in tiles:
+        owners += tile.owns(work_x, work_y)
+    assert (owners == 1).all()
+
+
+@given(FRAMES, areas(), st.integers(65, 512), st.integers(0, 32), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_tiles_are_row_major_disjoint_and_none_is_idle(frame, slide, tile_px, margin_px, shift_px):
+    width, height, area = slide
+    tiles = plan_tiles(frame, width, height, area, tile_px=tile_px, margin_px=margin_px, shift_px=shift_px)
+    corners = [(t.core[1], t.core[0]) for t in tiles]
+    assert corners == sorted(set(corners))
+    side = tile_px - 2 * margin_px
+    for tile in tiles:
+        x0, y0, x1, y1 = tile.core
+        assert (x1 - x0, y1 - y0) == (side, side)
+        assert (x0 + shift_px) % side == 0
+        assert (y0 + shift_px) % side == 0
+        box = frame.box_to_l0(x0, y0, side, side)
+        near = shapely.box(box.x - 1e-6, box.y - 1e-6, box.right + 1e-6, box.bottom + 1e-6)
+        assert area.intersects(near)
+
+
+def test_a_point_on_a_border_belongs_to_the_tile_right_and_below():
+    frame = WorkFrame(Mpp(0.25, 0.25), 0.25)
+    whole = MultiPolygon([shapely.box(0, 0, 400, 400)])
+    tiles = plan_tiles(frame, 400, 400, whole, tile_px=120, margin_px=10)
+    owner = [t for t in tiles if t.owns(np.array([100.0]), np.array([200.0]))[0]]
+    assert [t.core for t in owner] == [(100, 200, 200, 300)]
+    assert (owner[0].x, owner[0].y, owner[0].size) == (90, 190, 120)
+
+
+def test_an_empty_area_has_no_tiles():
+    frame = WorkFrame(Mpp(0.25, 0.25), 0.25)
+    assert plan_tiles(frame, 5000, 5000, MultiPolygon(), tile_px=512, margin_px=64) == []
+
+
+@pytest.mark.parametrize(("tile", "margin"), [(100, 50), (100, 60), (100, -1)])
+def test_tiles_without_a_core_are_refused(tile, margin):
+    frame = WorkFrame(Mpp(0.25, 0.25), 0.25)
+    with pytest.raises(ValueError, match=f"{tile} px"):
+        plan_tiles(frame, 500, 500, MultiPolygon(), tile_px=tile, margin_px=margin)
+
+
+def test_large_slides_with_ragged_tissue_are_planned_quickly():
+    rng = np.random.default_rng(0)
+    angle = np.linspace(0, 2 * np.pi, 40_000, endpoint=False)
+    radius = 1 + 0.02 * rng.standard_normal(40_000).cumsum() / 200
+    outline = np.column_stack(
+        [50_000 + 45_000 * radius * np.cos(angle), 40_000 + 35_000 * radius * np.sin(angle)]
+    )
+    hole = Point(50_000, 40_000).buffer(5_000, quad_segs=2000).exterior
+    parts = shapely.get_parts(shapely.make_valid(shapely.Polygon(outline, [hole.coords])))
+    area = MultiPolygon([p for p in parts if p.geom_type == "Polygon"])
+    started = time.perf_counter()
+    tiles = plan_tiles(WorkFrame(Mpp(0.25, 0.25), 0.25), 100_000, 80_000, area, tile_px=768, margin_px=64)
+    assert time.perf_counter() - started < 5
+    assert len(tiles) > 10_000
