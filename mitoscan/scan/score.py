@@ -295,8 +295,8 @@ def summarise(
     thresholds = Thresholds.of(config, detector, classifier)
     return SlideSummary.model_validate(
         {
-            "slide_id": info.slide_id,
-            "path": str(info.path),
+            "slide_id": printable(info.slide_id),
+            "path": printable(str(info.path)),
             "mpp_x": mpp.x,
             "mpp_y": mpp.y,
             "mpp_source": info.mpp_source,
@@ -316,6 +316,11 @@ def summarise(
             "seconds": round(seconds, 3),
         }
     )
+
+
+def printable(name: str) -> str:
+    """Give a file name that can be written as UTF-8: bytes of another encoding are spelt out as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def own_version() -> str:
