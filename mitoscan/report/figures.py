@@ -132,7 +132,7 @@ def _draw_hotspot(scene: _Scene, result: SlideResult) -> None:
 def _numbers(summary: SlideSummary) -> list[str]:
     """Say the result in short pieces; they are joined to lines that fit the page."""
     density = _range(summary.mf_per_mm2_low, summary.mf_per_mm2_high)
-    pieces = [f"{summary.mf_count} MF, {summary.mf_per_mm2:.3g} per mm² ({density})"]
+    pieces = [f"{summary.mf_count} MF, {_number(summary.mf_per_mm2)} per mm² (95% CI {density})"]
     if summary.amf_rate is not None:
         rate = _range(summary.amf_rate_low, summary.amf_rate_high, percent=True)
         pieces.append(f"AMF rate {summary.amf_rate:.0%} ({rate})")
@@ -146,7 +146,12 @@ def _numbers(summary: SlideSummary) -> list[str]:
 
 def _range(low: float | None, high: float | None, *, percent: bool = False) -> str:
     low, high = low or 0.0, high or 0.0
-    return f"{low:.0%} to {high:.0%}" if percent else f"{low:.3g} to {high:.3g}"
+    return f"{low:.0%} to {high:.0%}" if percent else f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: float) -> str:
+    """Round to three digits, without the exponent that this gives large numbers."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def _wrapped(pieces: Sequence[str], width: int) -> list[str]:
@@ -167,10 +172,10 @@ def _legend(draw: ImageDraw.ImageDraw, result: SlideResult, x: float, middle: fl
         x = _text(draw, (x + 22, middle - 11), f"{label} {count}", _INK) + 28
     if result.hotspot is not None:
         draw.rectangle((x, middle - 7, x + 18, middle + 7), outline=COLOURS["Hot spot"], width=3)
-        text = f"hot spot {result.hotspot.count} MF in {result.hotspot.area_mm2:.3g} mm²"
+        text = f"hot spot {result.hotspot.count} MF in {_number(result.hotspot.area_mm2)} mm²"
         x = _text(draw, (x + 27, middle - 11), text, _INK) + 28
     draw.line((x, middle, x + 18, middle), fill=COLOURS["Tissue"], width=3)
-    _text(draw, (x + 27, middle - 11), f"scanned {summary.tissue_mm2:.3g} mm²", _INK)
+    _text(draw, (x + 27, middle - 11), f"scanned {_number(summary.tissue_mm2)} mm²", _INK)
 
 
 def _scale_bar(
@@ -209,7 +214,9 @@ def _font(size: int) -> _Font:
 
 def _latin(text: str) -> str:
     """Replace what Pillow's own font cannot draw: accents are dropped, other scripts become ``?``."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    plain = "".join(
+        c for c in unicodedata.normalize("NFKD", text.replace("ß", "ss")) if not unicodedata.combining(c)
+    )
     return plain.encode("ascii", "replace").decode()
 
 
