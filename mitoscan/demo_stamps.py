@@ -109,16 +109,16 @@ def _stamp(haematoxylin: Points, eosin: Points, cover: Points) -> Stamp:
 
 def nucleus(rng: Rng) -> Stamp:
     """Draw an interphase tumour nucleus: rim, clumped chromatin, now and then nucleoli."""
-    long_um = rng.uniform(4.2, 6.6)
+    long_um = rng.uniform(4.0, 6.4)
     side = _side(long_um * 1.5)
     x, y = _grid(side)
     depth = _depth(rng, x, y, long_um, long_um * rng.uniform(0.68, 0.95), 0.09)
     inside = _soft(depth, 0.18)
-    rim = np.exp(-(((depth - 0.35) / 0.35) ** 2))
+    rim = np.exp(-(((depth - 0.4) / 0.4) ** 2)) * np.clip(0.8 + 0.5 * smooth_noise(rng, side, 3.0), 0.2, 1.5)
     open_chromatin = rng.uniform(0, 1)
-    clumps = 0.6 * smooth_noise(rng, side, 2.2) + 0.6 * smooth_noise(rng, side, 4.0)
+    clumps = 0.7 * smooth_noise(rng, side, 1.7) + 0.6 * smooth_noise(rng, side, 3.2)
     body = (0.46 - 0.22 * open_chromatin) * (1 + 0.45 * clumps)
-    haematoxylin = inside * np.clip(body, 0.06, 0.62) + (0.1 + 0.3 * open_chromatin) * rim
+    haematoxylin = inside * np.clip(body, 0.06, 0.52) + (0.1 + 0.3 * open_chromatin) * rim
     for _ in range(rng.integers(0, 3)):
         spot = np.hypot(*(np.stack([x, y]) - rng.uniform(-0.4, 0.4, (2, 1, 1)) * long_um))
         haematoxylin += inside * 0.35 * _soft(rng.uniform(0.5, 1.0) - spot, 0.2)
@@ -142,7 +142,7 @@ def lymphocyte(rng: Rng) -> Stamp:
     x, y = _grid(side)
     inside = _soft(_depth(rng, x, y, radius_um, radius_um * rng.uniform(0.85, 1), 0.04), 0.22)
     clumps = np.clip(1 + 0.22 * smooth_noise(rng, side, 2.6), 0.6, 1.25)
-    return _stamp(inside * rng.uniform(0.5, 0.66) * clumps, inside * 0.45, inside)
+    return _stamp(inside * rng.uniform(0.4, 0.54) * clumps, inside * 0.45, inside)
 
 
 def pyknotic(rng: Rng) -> Stamp:
@@ -162,7 +162,7 @@ def hyperchromatic(rng: Rng) -> Stamp:
     side = _side(long_um * 1.5)
     x, y = _grid(side)
     inside = _soft(_depth(rng, x, y, long_um, long_um * rng.uniform(0.5, 0.8), 0.06), 0.4)
-    haematoxylin = inside * rng.uniform(0.6, 0.75) * (1 + 0.08 * smooth_noise(rng, side, 4))
+    haematoxylin = inside * rng.uniform(0.52, 0.66) * (1 + 0.08 * smooth_noise(rng, side, 4))
     return _stamp(haematoxylin, inside * 0.8, inside)
 
 
@@ -240,17 +240,19 @@ def _multipolar(rng: Rng) -> Points:
     first = rng.uniform(0, 2 * np.pi)
     arms = []
     for k in range(3):
-        length = rng.uniform(4.5, 6.5)
-        arm = _moved(_plate(rng, length, rng.uniform(1.0, 1.4)), 0, length / 2)
-        arms.append(_moved(arm, 0, 0, first + k * 2 * np.pi / 3 + rng.normal(0, 0.15)))
-    return np.vstack(arms)
+        length = rng.uniform(5.0, 7.5)
+        arm = _moved(_plate(rng, length, rng.uniform(0.9, 1.3), rng.uniform(-0.5, 0.5)), 0, length / 2)
+        arms.append(_moved(arm, 0, 0, first + k * 2 * np.pi / 3 + rng.normal(0, 0.25)))
+    lost = _clump(rng, 5.0, int(rng.integers(1, 4)), 0.4, 0.6)
+    return np.vstack([*arms, lost])
 
 
 def _asymmetric(rng: Rng) -> Points:
     apart = rng.uniform(3.2, 4.5)
     large = _moved(_plate(rng, rng.uniform(7.5, 9), rng.uniform(1.5, 1.9), -0.8), -apart)
     small = _plate(rng, rng.uniform(2.5, 3.5), rng.uniform(0.8, 1.0))
-    return np.vstack([large, _moved(small, apart, rng.uniform(-1.5, 1.5), rng.normal(0, 0.5))])
+    lost = _clump(rng, 2.0, int(rng.integers(1, 4)), 0.4, 0.6)
+    return np.vstack([large, lost, _moved(small, apart, rng.uniform(-1.5, 1.5), rng.normal(0, 0.5))])
 
 
 def _segregation(rng: Rng) -> Points:

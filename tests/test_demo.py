@@ -69,7 +69,8 @@ def test_figures_are_dark_and_centred_on_their_truth_whatever_the_pixel_size(mpp
         rows, columns = np.nonzero(dark[top : top + 2 * reach + 1, left : left + 2 * reach + 1])
         assert 8 < rows.size * mpp**2 < 60
         centre = columns.mean() + left, rows.mean() + top
-        tolerance_um = 4 if figure.subtype == "bipolar_asymmetric" else 1.5
+        # The truth is the middle of the figure's extent; lopsided figures weigh more on one side.
+        tolerance_um = 3.5 if figure.label == "AMF" else 2
         assert np.hypot(centre[0] - figure.x, centre[1] - figure.y) * mpp < tolerance_um
     assert dark.mean() < 0.01
 
