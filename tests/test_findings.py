@@ -47,6 +47,8 @@ def test_what_is_printed_never_contradicts_the_labels(threshold):
     p = np.clip(threshold + np.linspace(-2e-4, 2e-4, 401), 0, 1)
     table = build(p, p, thresholds=Thresholds(threshold, threshold))
     assert (table["is_mf"] == (table["p_mitosis"] >= threshold)).all()
+    for name in ("p_mitosis", "p_atypical"):
+        assert all(f"{value:.4f}" == f"{value:.9f}".rstrip("0").ljust(6, "0") for value in table[name])
     mf = table[table["is_mf"]]
     assert ((mf["label"] == "AMF") == (mf["p_atypical"] >= threshold)).all()
     assert 0 < len(mf) < len(table)

@@ -196,6 +196,7 @@ UNSAFE = [
 def test_unsafe_names_become_safe_ones_inside_the_output_folder(tmp_path, slide_id):
     folder = write_slide(result(slide=info(slide_id=slide_id, path=Path("bad\udce9byte.svs"))), tmp_path)
     assert folder.parent == tmp_path
+    assert folder.name != slide_id
     assert names(tmp_path) == {folder.name}
     assert names(folder) == FILES
     assert len(folder.name.encode()) < 200

@@ -106,6 +106,13 @@ def test_corrected_interval_carries_both_errors_and_never_collapses():
     sure = corrected_rate(200, 1000, Counts(tp=8000, fn=2000, tn=28500, fp=1500))
     widths = [estimate.high - estimate.low for estimate in (few_figures, few_crops, sure)]
     assert widths[0] > 2 * widths[1] > 2 * widths[2]
+    for sure, unsure in (
+        ({"tp": 800, "fn": 200}, {"tp": 8, "fn": 2}),
+        ({"tn": 900, "fp": 100}, {"tn": 9, "fp": 1}),
+    ):
+        rest = {"tp": 800, "fn": 200, "tn": 900, "fp": 100}
+        narrow, wide = (corrected_rate(300, 1000, Counts(**(rest | part))) for part in (sure, unsure))
+        assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
     assert corrected_rate(0, 5, Counts(tp=9, fn=0, tn=9, fp=0)).high > 0.3
     assert (
         corrected_rate(4, 20, GOOD)
@@ -168,12 +175,15 @@ def test_hotspot_is_the_best_of_all_windows(points, width, height, mpp, grid):
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30), st.randoms())
 @settings(deadline=None)
-def test_hotspot_does_not_depend_on_the_order_of_the_figures(points, random):
-    spots = [
-        find_hotspot(*np.array(order, float).T * 300, Mpp(1, 1), 0.48, 3000, 3000)
-        for order in (points, random.sample(points, len(points)))
-    ]
-    assert spots[0] == spots[1]
+def test_on_a_grid_full_of_ties_hotspot_is_exact_and_the_order_has_no_effect(points, random):
+    """The window is 1000 x 750 px: its right and lower edge, which are not part of it, often hit a figure."""
+    x, y = np.array(points, float).T * 250
+    spot = find_hotspot(x, y, Mpp(1, 1), 0.75, 2500, 2500)
+    assert (spot.box.width, spot.box.height) == (1000, 750)
+    assert spot.count == int(spot.box.contains(x, y).sum())
+    assert spot.count == most_in_any_window(x, y, 1000, 750, 1500, 1750)
+    shuffled = np.array(random.sample(points, len(points)), float).T * 250
+    assert spot == find_hotspot(*shuffled, Mpp(1, 1), 0.75, 2500, 2500)
 
 
 def test_hotspot_is_4_to_3_in_micrometres_and_of_the_area_asked_for():

@@ -156,7 +156,9 @@ def _geometry(area: BaseGeometry, origin: tuple[float, float]) -> Feature:
     shifted = shapely.transform(area, lambda points: points - np.asarray(origin))
     rounded = shapely.set_precision(shapely.make_valid(shifted), GRID_PX)
     polygons = [
-        part for part in shapely.get_parts(rounded) if isinstance(part, Polygon) and not part.is_empty
+        part
+        for part in shapely.get_parts(shapely.get_parts(rounded))
+        if isinstance(part, Polygon) and not part.is_empty
     ]
     rings = [_rings(orient(polygon, 1.0)) for polygon in polygons]
     if len(rings) == 1:

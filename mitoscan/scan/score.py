@@ -181,11 +181,11 @@ def find_hotspot(
 ) -> Hotspot | None:
     """Find the 4:3 landscape window of ``area_mm2`` with the most points, over all its positions.
 
-    Exact: a window can be moved right and down until its left and top edge each meet a point or the slide's
-    limit without losing a point, so only those edges are tried. A sweep over the top edges keeps the count of
+    Exact: a window can be moved right and down until its left and top edge each meet a point without losing
+    one, so only those edges are tried. A sweep over the top edges keeps the count of
     every left edge in an array; a point that enters or leaves changes one slice of it, and only slices that
-    gained can hold a new maximum. Of equal windows the topmost, then leftmost, is taken, and then centred on
-    its points.
+    gained can hold a new maximum. Of equal windows the topmost, then leftmost, is taken, then centred on
+    its points and moved into the slide.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def find_hotspot(
     width_um = math.sqrt(area_mm2 * HOTSPOT_ASPECT) * 1000
     width = min(width_um / mpp.x, float(width_l0))
     height = min(width_um / HOTSPOT_ASPECT / mpp.y, float(height_l0))
-    box, count = _fullest(x, y, width, height, width_l0 - width, height_l0 - height)
+    box, count = _fullest(x, y, width, height)
     if count == 0:
         return None
     inside = box.contains(x, y)
@@ -224,13 +224,11 @@ def find_hotspot(
     return Hotspot(box, count, box.area_mm2(mpp))
 
 
-def _fullest(
-    x: FloatArray, y: FloatArray, width: float, height: float, x_max: float, y_max: float
-) -> tuple[Box, int]:
-    """Give the window with the most points whose left and top edge lie in [0, x_max] and [0, y_max]."""
+def _fullest(x: FloatArray, y: FloatArray, width: float, height: float) -> tuple[Box, int]:
+    """Give the window with the most points, and their number."""
     order = np.argsort(y, kind="stable")
     x, y = x[order], y[order]
-    lefts, tops = np.unique(np.clip(x, 0.0, x_max)), np.unique(np.clip(y, 0.0, y_max))
+    lefts, tops = np.unique(x), np.unique(y)
     # Point i is inside the windows with left edges first[i]:last[i]; the same comparisons as Box.contains.
     first = np.searchsorted(lefts + width, x, side="right")
     last = np.searchsorted(lefts, x, side="right")
