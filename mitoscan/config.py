@@ -23,8 +23,8 @@ class Frozen(BaseModel):
 class ScanConfig(Frozen):
     """Everything that decides how one slide is scanned."""
 
-    mpp: float | None = None
-    """µm per level-0 pixel; overrides what the file says. None: the file's own."""
+    mpp: float | None = Field(default=None, allow_inf_nan=True)
+    """µm per level-0 pixel; overrides what the file says. None: the file's own. Checked at opening."""
     device: Device = "auto"
     detector: str | None = None
     """Name of a shipped detector, or a folder with a card.json. None: the default."""

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from mitoscan.scan.progress import Progress
@@ -59,8 +61,7 @@ class Display:
 class _Rate:
     """mm² per second of the current stage."""
 
-    def __init__(self) -> None:
-        self.start("", 1, 0.0)
+    stage, total, mm2, done, began = "", 1, 0.0, 0, 0.0
 
     def start(self, stage: str, total: int, mm2: float) -> None:
         self.stage, self.total, self.mm2, self.done = stage, total, mm2, 0
@@ -83,7 +84,6 @@ class _Rate:
 
 class _Bar(_Rate):
     def __init__(self, bars: Bars, title: str) -> None:
-        super().__init__()
         self._bars, self._title = bars, title
         self._task: TaskID | None = None
 
@@ -101,7 +101,6 @@ class _Bar(_Rate):
 
 class _Lines(_Rate):
     def __init__(self, title: str) -> None:
-        super().__init__()
         self._title, self._last = title, 0.0
 
     def start(self, stage: str, total: int, mm2: float) -> None:
@@ -127,27 +126,34 @@ def set_up_logging(verbose: bool) -> None:
     log.propagate = False
 
 
-def closing_table(summaries: Sequence[SlideSummary]) -> Table:
-    """Give the table that ends a run: a row a slide."""
-    table = Table(title="mitotic figures (MF), atypical (AMF); 95 % intervals in brackets")
-    for name in ("slide", "tissue mm²", "MF", "MF/mm²", "AMF", "AMF rate", "corrected", "hot spot", "s"):
-        table.add_column(name, justify="left" if name == "slide" else "right")
+def closing_table(summaries: Sequence[SlideSummary]) -> Group:
+    """Give the table that ends a run: a row a slide, intervals under the values, then the QC flags."""
+    table = Table(
+        title="Mitotic figures (MF), atypical (AMF); 95 % intervals below the values",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("slide", overflow="fold")
+    for name in ("tissue", "MF", "MF/mm²", "AMF", "AMF rate", "corrected", "hot spot", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for s in summaries:
         table.add_row(
             s.slide_id,
-            f"{s.tissue_mm2:.2f}",
+            f"{s.tissue_mm2:.2f}\nmm²",
             str(s.mf_count),
-            f"{s.mf_per_mm2:.2f} [{s.mf_per_mm2_low:.2f}–{s.mf_per_mm2_high:.2f}]",
+            f"{s.mf_per_mm2:.2f}\n{s.mf_per_mm2_low:.2f}–{s.mf_per_mm2_high:.2f}",
             str(s.amf_count),
-            _percent(s.amf_rate, s.amf_rate_low, s.amf_rate_high) + (" ⚠" if s.amf_rate_flag else ""),
+            _percent(s.amf_rate, s.amf_rate_low, s.amf_rate_high),
             _percent(s.amf_rate_corrected, s.amf_rate_corrected_low, s.amf_rate_corrected_high),
-            "–" if s.hotspot_count is None else f"{s.hotspot_count} in {s.hotspot_mm2:.2f} mm²",
+            "–" if s.hotspot_count is None else f"{s.hotspot_count} MF\n{s.hotspot_mm2:.2f} mm²",
             f"{s.seconds:.0f}",
         )
-    return table
+    notes = [f"{s.slide_id}: {flag}" for s in summaries for flag in s.qc_flags]
+    return Group(table, *(Text(f"⚠ {note}", "yellow") for note in notes))
 
 
 def _percent(value: float | None, low: float | None, high: float | None) -> str:
     if value is None or low is None or high is None:
         return "–"
-    return f"{value:.1%} [{low:.0%}–{high:.0%}]"
+    return f"{value:.1%}\n{low:.0%}–{high:.0%}"

@@ -24,7 +24,11 @@ ORDER = [
 RANK = {name: rank for rank, group in enumerate(ORDER) for name in group}
 SOURCE = Path(__file__).parents[1] / "mitoscan"
 MODULES = sorted(SOURCE.rglob("*.py"))
-ONLY_IMPORTER = {"openslide": "slide/reader.py", "openvino": "models/runtime.py", "tiatoolbox": "slide/tiatoolbox_reader.py"}
+ONLY_IMPORTER = {
+    "openslide": "slide/reader.py",
+    "openvino": "models/runtime.py",
+    "tiatoolbox": "slide/tiatoolbox_reader.py",
+}
 
 
 def imported(path: Path) -> set[str]:

@@ -16,7 +16,7 @@ from mitoscan.learn.data import AMIBR_SUBTYPES, load_amibr, load_fields
 from mitoscan.learn.losses import amf_and_subtype, gaussian_targets, heatmap_focal
 from mitoscan.learn.metrics import Detections, best_balanced_threshold, binary_metrics, match
 from mitoscan.learn.run import train_from_config
-from mitoscan.learn.sampling import CropSampler, class_balanced, cut
+from mitoscan.learn.sampling import CropSampler, class_balanced, cut, neighbours
 from mitoscan.models.card import checked_weights, load_card
 
 RNG = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def amibr(tmp_path):
         Image.fromarray((shade + noise).astype(np.uint8)).save(folder / f"MIDOG21_{i}.png")
         label = "AMF multipolar" if atypical else "NMF metaphase"
         rows.append({"slide": f"{i // 5:03}.tiff", "dataset": "MIDOG21", "uid": i, "expert1_label": label})
-        rows[-1]["majority_atypical"] = atypical
+        rows[-1] |= {"majority_atypical": atypical, "x": 100 * (i % 5), "y": 50}
     table = pd.DataFrame(rows)
     table.to_csv(tmp_path / "amf" / "AMI-BR.csv")
     table[table["uid"] < 50].to_csv(tmp_path / "amf" / "amibr_train_split.csv")
@@ -101,9 +101,9 @@ def test_affine_fills_with_white_and_stays_in_range():
 
 def test_colour_augmentation_changes_stain_not_glass_and_leaves_a_valid_picture():
     white = torch.full((8, 3, 16, 16), 255.0)
-    assert torch.allclose(stain_jitter(white, 0.2, 0.0, RNG), white, atol=1.5)
+    assert torch.allclose(stain_jitter(white, 0.2, 0.0, 0.2, RNG), white, atol=1.5)
     tissue = torch.rand(8, 3, 16, 16) * 255
-    for changed in (stain_jitter(tissue, 0.2, 0.05, RNG), random_focus(tissue, 1.0, RNG)):
+    for changed in (stain_jitter(tissue, 0.2, 0.05, 0.2, RNG), random_focus(tissue, 1.0, RNG)):
         assert changed.min() >= 0
         assert changed.max() <= 255
         assert not torch.allclose(changed, tissue, atol=1)
@@ -127,7 +127,9 @@ def test_focal_loss_prefers_the_right_map_and_ignores_what_has_no_weight():
     weight[0, 0, 0] = 0
     spoiled = right.clone()
     spoiled[0, 0, 0] = 9.0
-    assert heatmap_focal(spoiled, target, weight) == pytest.approx(float(heatmap_focal(right, target, weight)))
+    assert heatmap_focal(spoiled, target, weight) == pytest.approx(
+        float(heatmap_focal(right, target, weight))
+    )
 
 
 def test_classifier_loss_handles_unknown_subtypes():
@@ -167,6 +169,30 @@ def test_batches_are_class_balanced():
     atypical = np.array([True] * 5 + [False] * 95)
     drawn = class_balanced(atypical, 4000, RNG)
     assert atypical[drawn].mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_mosaics_know_every_figure_they_show(amibr, fields):
+    crops = load_amibr(amibr / "amf", "train")
+    crops.images[:] = 255
+    crops.images[:, 60:68, 60:68] = 0  # the figure itself
+    shown = neighbours(crops)
+    assert [len(s) for s in shown[:5]] == [1] * 5  # 100 px apart: out of each other's crop
+    config = DetectorTraining(task="detector", validation_slides=("S2",), on_mosaics=1.0, **COMMON)
+    sampler = CropSampler(load_fields(fields / "detection", slides={"S1"}), config, crops)
+    region, figures, _ = sampler.draw(RNG)
+    assert region.shape == (sampler.side, sampler.side, 3)
+    inside = figures[(np.abs(figures) < sampler.side / 2 - 5).all(1)] + sampler.side / 2
+    assert len(inside) >= 4
+    for x, y in np.round(inside).astype(int):
+        assert region[y, x].max() == 0
+
+
+def test_figures_close_by_are_shown_in_each_others_crops(amibr):
+    crops = load_amibr(amibr / "amf", "train")
+    crops.xy[1] = crops.xy[0] + (20, -10)
+    shown = neighbours(crops)
+    assert [20.0, -10.0] in shown[0].tolist()
+    assert [-20.0, 10.0] in shown[1].tolist()
 
 
 def test_cut_pads_with_white():
@@ -223,8 +249,9 @@ def test_sampler_keeps_figures_in_the_crop_and_in_place(fields):
         assert (np.abs(figures[0]) < config.crop_px / 2).all()
 
 
+@pytest.mark.usefixtures("amibr", "fields")
 @pytest.mark.parametrize("task", ["detector", "classifier"])
-def test_training_writes_a_usable_model_and_refuses_to_overwrite(tmp_path, amibr, fields, task):
+def test_training_writes_a_usable_model_and_refuses_to_overwrite(tmp_path, task):
     extra = {"detector": "  validation_slides: [S2]\n  crop_px: 64\n", "classifier": "  folds: 3\n"}[task]
     values = "".join(f"  {k}: {v}\n" for k, v in COMMON.items())
     config = tmp_path / "tiny.yaml"

@@ -164,7 +164,7 @@ def test_the_shipped_classifier_takes_crops_and_nothing_else():
             classifier.predict(wrong)
 
 
-def test_a_classifier_without_subtypes_says_so(folder):
+def test_a_classifier_without_subtypes_says_so():
     classifier = fakes.models().classifier
     classifier.card = classifier.card.model_copy(update={"subtypes": ()})
     with pytest.raises(ModelError, match="subtypes"):

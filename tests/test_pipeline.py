@@ -116,7 +116,9 @@ def test_no_tile_is_read_twice(marked, monkeypatch):
     path, _ = marked
     read = []
     original = Slide.read
-    monkeypatch.setattr(Slide, "read", lambda self, box, w, h: read.append((box, w)) or original(self, box, w, h))
+    monkeypatch.setattr(
+        Slide, "read", lambda self, box, w, h: read.append((box, w)) or original(self, box, w, h)
+    )
     scan(path)
     tiles = [box for box, width in read if width == 512]
     assert len(tiles) == len(set(tiles)) > 20

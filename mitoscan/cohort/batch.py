@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from mitoscan.config import ScanConfig
 from mitoscan.errors import SOME_FAILED, ConfigError, MitoscanError
-from mitoscan.report.tables import write_failures_csv, write_slides_csv
-from mitoscan.report.writer import ensure_writable, write_slide
+from mitoscan.report.atomic import write_atomically
+from mitoscan.report.tables import read_summary, write_slides_csv
+from mitoscan.report.writer import RECORD_NAME, ensure_writable, write_slide
 from mitoscan.scan.pipeline import Models, scan_slide
 from mitoscan.scan.progress import Progress
 from mitoscan.scan.score import SlideSummary
@@ -54,7 +57,7 @@ def run_batch(
     overwrite: bool = False,
     progress_of: Callable[[Path, int], Progress],
 ) -> Batch:
-    """Scan slides and write ``OUT/<slide>/`` for each, and ``OUT/slides.csv`` and ``OUT/failures.csv``.
+    """Scan slides and write ``OUT/<slide>/`` for each, ``OUT/slides.csv`` and ``OUT/failures.csv``.
 
     Parameters
     ----------
@@ -90,9 +93,28 @@ def run_batch(
             failures.append(Failure(str(path), type(error).__name__, str(error), "Please report this.", 1))
         else:
             done.append(result.summary)
-            write_slides_csv(done, out / "slides.csv")
-    write_failures_csv(failures, out / "failures.csv")
+            write_slides_csv(finished(out), out / "slides.csv")
+    _write_failures(failures, out / "failures.csv")
     return Batch(tuple(done), tuple(failures))
+
+
+def finished(out: Path) -> list[SlideSummary]:
+    """Read the summaries of all finished slides in ``out``, those of earlier runs too, by slide id."""
+    folders = [record.parent for record in sorted(out.glob(f"*/{RECORD_NAME}"))]
+    return [read_summary(folder / "summary.json") for folder in folders]
+
+
+def _write_failures(failures: Sequence[Failure], path: Path) -> None:
+    """Write a row a failed slide; without any, the file of an earlier run goes."""
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(Failure)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(failure) for failure in failures)
+    if path.parent.is_dir():  # else OUT itself is what failed
+        write_atomically(path, text.getvalue().encode())
 
 
 def _failure(path: Path, error: MitoscanError) -> Failure:

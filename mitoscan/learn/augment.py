@@ -47,14 +47,18 @@ def random_affine(
     return 255 - F.grid_sample(ink, grid, align_corners=False), forward
 
 
-def stain_jitter(images: Tensor, gain: float, shift: float, rng: np.random.Generator) -> Tensor:
-    """Vary stain and scanner: scale and shift each channel's optical density (Beer–Lambert).
+def stain_jitter(
+    images: Tensor, gain: float, shift: float, strength: float, rng: np.random.Generator
+) -> Tensor:
+    """Vary stain and scanner: scale and shift the optical density (Beer–Lambert).
 
-    float (N, 3, H, W), 0 to 255, in and out.
+    float (N, 3, H, W), 0 to 255, in and out. ``gain`` and ``shift`` are standard deviations of each channel's
+    (logarithmic) factor and offset, ``strength`` of a factor common to all channels.
     """
     n = len(images)
     density = -torch.log((images.clamp(0, 255) + 1) / 256)
-    gains = torch.tensor(np.exp(rng.normal(0, gain, (n, 3, 1, 1)))).float()
+    factors = rng.normal(0, gain, (n, 3, 1, 1)) + rng.normal(0, strength, (n, 1, 1, 1))
+    gains = torch.tensor(np.exp(factors)).float()
     shifts = torch.tensor(rng.normal(0, shift, (n, 3, 1, 1))).float()
     return (256 * torch.exp(-(density * gains + shifts)) - 1).clamp(0, 255)
 

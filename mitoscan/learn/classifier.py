@@ -69,7 +69,8 @@ def _batch_loss(
 ) -> Tensor:
     drawn = crops.take(class_balanced(crops.atypical, config.batch, rng))
     images, _ = random_affine(torch.from_numpy(drawn.images), config.centre_px, config.scale, rng)
-    images = random_focus(stain_jitter(images, config.od_gain, config.od_shift, rng), config.blur, rng)
+    images = stain_jitter(images, config.od_gain, config.od_shift, config.od_strength, rng)
+    images = random_focus(images, config.blur, rng)
     logits = network(to_uint8(images))
     return amf_and_subtype(
         logits,

@@ -32,6 +32,8 @@ class TrainConfig(Frozen):
     """Standard deviation of the factor on each channel's optical density."""
     od_shift: float = Field(default=0.05, ge=0)
     """Standard deviation of what is added to each channel's optical density."""
+    od_strength: float = Field(default=0.0, ge=0)
+    """Standard deviation of the factor on the optical density of all channels together."""
     blur: float = Field(default=0.0, ge=0, le=1)
     """Share of crops that are blurred or sharpened."""
 
@@ -47,6 +49,8 @@ class DetectorTraining(TrainConfig):
     """Standard deviation of the Gaussian target, heat-map cells."""
     on_figures: float = Field(default=0.5, ge=0, le=1)
     on_hard_negatives: float = Field(default=0.3, ge=0, le=1)
+    on_mosaics: float = Field(default=0.0, ge=0, le=1)
+    """Share of the batch that is patched together from AMi-Br's training crops, for their many scanners."""
     validation_slides: tuple[str, ...]
 
 

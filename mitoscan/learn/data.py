@@ -58,13 +58,17 @@ class CropSet:
     subtype: npt.NDArray[np.int64]
     """Index into ``SUBTYPES``, -1 where unknown."""
     slide: npt.NDArray[np.str_]
+    xy: Float
+    """(N, 2): the centre's place on its slide, px."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, index: npt.NDArray[np.int64]) -> CropSet:
         """Give the crops at ``index``."""
-        return CropSet(self.images[index], self.atypical[index], self.subtype[index], self.slide[index])
+        return CropSet(
+            self.images[index], self.atypical[index], self.subtype[index], self.slide[index], self.xy[index]
+        )
 
 
 def load_amibr(folder: Path, part: str) -> CropSet:
@@ -84,7 +88,7 @@ def load_amibr(folder: Path, part: str) -> CropSet:
         When a table, a column or a crop is missing.
     """
     every = read_table(
-        folder / "AMI-BR.csv", {"dataset", "uid", "slide", "expert1_label", "majority_atypical"}
+        folder / "AMI-BR.csv", {"dataset", "uid", "slide", "x", "y", "expert1_label", "majority_atypical"}
     )
     split = read_table(folder / "amibr_train_split.csv", {"dataset", "uid"})
     key = every["dataset"] + "_" + every["uid"].astype(str)
@@ -98,6 +102,7 @@ def load_amibr(folder: Path, part: str) -> CropSet:
         atypical=atypical,
         subtype=np.array([SUBTYPES.index(n) if n in SUBTYPES else -1 for n in names]),
         slide=(rows["dataset"] + "/" + rows["slide"]).to_numpy(str),
+        xy=rows[["x", "y"]].to_numpy(np.float64),
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mitoscan.learn.augment import random_affine, random_focus, stain_jitter, to_uint8
 from mitoscan.learn.config import DetectorTraining
-from mitoscan.learn.data import Field, load_fields
+from mitoscan.learn.data import Field, load_amibr, load_fields
 from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import gaussian_targets, heatmap_focal
 from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, match
@@ -35,7 +35,7 @@ def train_detector(config: DetectorTraining, data: Path, out: Path, command: str
     config
         The recipe.
     data
-        Folder with ``detection/fields.csv`` and so on.
+        Folder with ``detection/fields.csv`` and so on, and ``amf/`` for mosaics.
     out
         The model's folder; gets ``log.csv`` too.
     command, source
@@ -44,7 +44,8 @@ def train_detector(config: DetectorTraining, data: Path, out: Path, command: str
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     held_out = set(config.validation_slides)
-    sampler = CropSampler(load_fields(data / "detection", leave_out=held_out), config)
+    crops = load_amibr(data / "amf", "train") if config.on_mosaics else None
+    sampler = CropSampler(load_fields(data / "detection", leave_out=held_out), config, crops)
     validation = load_fields(data / "detection", slides=held_out)
     network = HeatmapNet(config.backbone, config.mean, config.std)
     load_imagenet(network, config.backbone)
@@ -71,7 +72,8 @@ def _batch_loss(
 ) -> Tensor:
     regions, figures, doubtful = zip(*(sampler.draw(rng) for _ in range(config.batch)), strict=True)
     images, matrices = random_affine(torch.from_numpy(np.stack(regions)), config.crop_px, config.scale, rng)
-    images = random_focus(stain_jitter(images, config.od_gain, config.od_shift, rng), config.blur, rng)
+    images = stain_jitter(images, config.od_gain, config.od_shift, config.od_strength, rng)
+    images = random_focus(images, config.blur, rng)
     cells = config.crop_px // STRIDE
 
     def in_cells(points: tuple[np.ndarray, ...]) -> list[Tensor]:
@@ -132,7 +134,8 @@ def _card(
             command=command,
             config=source,
             seed=config.seed,
-            data="MITOS-ATYPIA-14 (Hamamatsu; slides other than the validation's), ICPR 2012 (Aperio)",
+            data="MITOS-ATYPIA-14 (Hamamatsu; slides other than the validation's), ICPR 2012 (Aperio)"
+            + (", AMi-Br (published training part)" if config.on_mosaics else ""),
             data_use="research use",
         ),
         licence="Apache-2.0 (code); weights for research use, as the data they saw",

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mitoscan.learn.config import DetectorTraining
-from mitoscan.learn.data import Field, Float, UInt8
+from mitoscan.learn.data import CropSet, Field, Float, UInt8
 
 
 def class_balanced(
@@ -18,13 +18,17 @@ def class_balanced(
 
 
 class CropSampler:
-    """Draws square regions of the fields: about figures, about hard negatives, or anywhere.
+    """Draws square regions: of the fields about figures, about hard negatives or anywhere, and mosaics.
 
-    Regions are 1.7 times the network's crop, so that a rotated and shrunken crop still fits in.
+    Regions are 1.7 times the network's crop, so that a rotated and shrunken crop still fits in. A mosaic is
+    a region patched together from classifier crops, each of which has a figure at its centre and may show
+    others of the same slide.
     """
 
-    def __init__(self, fields: list[Field], config: DetectorTraining) -> None:
+    def __init__(self, fields: list[Field], config: DetectorTraining, crops: CropSet | None = None) -> None:
         self.fields = fields
+        self._crops = crops
+        self._neighbours = [] if crops is None else neighbours(crops)
         self.config = config
         self.side = 2 * round(config.crop_px * 1.7 / 2)
         self._figures = [(i, xy) for i, f in enumerate(fields) for xy in f.figures]
@@ -32,6 +36,8 @@ class CropSampler:
 
     def draw(self, rng: np.random.Generator) -> tuple[UInt8, Float, Float]:
         """One region: uint8 (side, side, 3), its figures and its doubtful points, px from its centre."""
+        if self._crops is not None and rng.random() < self.config.on_mosaics:
+            return self._mosaic(self._crops, rng)
         kind = rng.random()
         jitter = rng.uniform(-0.35, 0.35, 2) * self.config.crop_px
         if kind < self.config.on_figures:
@@ -49,6 +55,33 @@ class CropSampler:
             chosen.figures - centre,
             chosen.doubtful - centre,
         )
+
+    def _mosaic(self, crops: CropSet, rng: np.random.Generator) -> tuple[UInt8, Float, Float]:
+        """Patch crops of chance together; the seams' place is left to chance too."""
+        size = crops.images.shape[1]
+        across = -(-self.side // size) + 1
+        chosen = rng.integers(len(crops), size=(across, across))
+        whole = np.concatenate([np.concatenate(list(crops.images[row]), axis=1) for row in chosen])
+        corners = np.stack(np.meshgrid(np.arange(across), np.arange(across)), -1).reshape(-1, 2) * size
+        points = [
+            corner + size / 2 + self._neighbours[i] for corner, i in zip(corners, chosen.ravel(), strict=True)
+        ]
+        left, top = rng.integers(0, across * size - self.side + 1, 2)
+        region = whole[top : top + self.side, left : left + self.side]
+        figures = np.concatenate(points) - (left, top) - self.side / 2
+        return region, figures, np.empty((0, 2))
+
+
+def neighbours(crops: CropSet) -> list[Float]:
+    """For each crop the figures that it shows, (K, 2): px from its centre; its own is among them."""
+    half = crops.images.shape[1] / 2
+    result: list[Float] = [np.zeros((1, 2))] * len(crops)
+    for slide in np.unique(crops.slide):
+        members = np.flatnonzero(crops.slide == slide)
+        offsets = crops.xy[members][None] - crops.xy[members][:, None]
+        for i, offset in zip(members, offsets, strict=True):
+            result[i] = offset[(np.abs(offset) < half).all(axis=1)]
+    return result
 
 
 def cut(image: UInt8, centre: Float, side: int) -> UInt8:

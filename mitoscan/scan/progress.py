@@ -9,7 +9,7 @@ class Progress(Protocol):
     """Told of each stage of one slide."""
 
     def start(self, stage: str, total: int, mm2: float) -> None:
-        """Begin a stage of ``total`` steps; together they cover ``mm2`` of tissue (0: not a matter of area)."""
+        """Begin a stage of ``total`` steps that cover ``mm2`` of tissue (0: not a matter of area)."""
 
     def advance(self, steps: int) -> None:
         """Note that so many more steps of the current stage are done."""
