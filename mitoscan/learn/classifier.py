@@ -13,7 +13,7 @@ from mitoscan.learn.config import ClassifierTraining
 from mitoscan.learn.data import CropSet, Float, load_amibr
 from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import amf_and_subtype
-from mitoscan.learn.metrics import best_balanced_threshold, binary_metrics
+from mitoscan.learn.metrics import best_balanced_threshold, binary_metrics, round_down
 from mitoscan.learn.sampling import class_balanced
 from mitoscan.learn.train import Validation, export, fit
 from mitoscan.models.card import SUBTYPES, Counts, Metric, ModelCard, OperatingPoint, Training
@@ -96,7 +96,7 @@ def _card(
     sha256: str,
     parameters: int,
 ) -> ModelCard:
-    threshold = round(best_balanced_threshold(p, held_out.atypical), 4)
+    threshold = round_down(best_balanced_threshold(p, held_out.atypical))
     called, atypical = p >= threshold, held_out.atypical
     figures = binary_metrics(p, atypical, threshold)
     where = f"AMi-Br training part, slide-grouped fold {config.fold} of {config.folds}, held out"

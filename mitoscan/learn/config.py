@@ -50,7 +50,7 @@ class DetectorTraining(TrainConfig):
     on_figures: float = Field(default=0.5, ge=0, le=1)
     on_hard_negatives: float = Field(default=0.3, ge=0, le=1)
     on_mosaics: float = Field(default=0.0, ge=0, le=1)
-    """Share of the batch that is patched together from AMi-Br's training crops, for their many scanners."""
+    """Share of the batch that is put together from AMi-Br's training crops, for their many scanners."""
     validation_slides: tuple[str, ...]
 
 

@@ -13,7 +13,7 @@ from mitoscan.learn.config import DetectorTraining
 from mitoscan.learn.data import Field, load_amibr, load_fields
 from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import gaussian_targets, heatmap_focal
-from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, match
+from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, match, round_down
 from mitoscan.learn.sampling import CropSampler
 from mitoscan.learn.train import Validation, export, fit
 from mitoscan.models.card import Metric, ModelCard, OperatingPoint, Training
@@ -109,7 +109,7 @@ def _detect(runtime: Runtime, field: Field, floor: float) -> Detections:
 def _card(
     config: DetectorTraining, found: Detections, command: str, source: str, sha256: str, parameters: int
 ) -> ModelCard:
-    threshold = round(found.best_threshold(), 4)
+    threshold = round_down(found.best_threshold())
     precision, recall, f1 = found.at(threshold)
     where = f"MITOS-ATYPIA-14 slides {', '.join(config.validation_slides)}"
     figures = {"F1": f1, "precision": precision, "recall": recall, "AP": found.average_precision()}

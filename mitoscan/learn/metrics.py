@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,3 +132,8 @@ def best_balanced_threshold(p_atypical: Float, atypical: Bool) -> float:
     best = int(np.argmax(gain))
     below = thresholds[best + 1] if best + 1 < len(thresholds) else 0.0
     return float((min(thresholds[best], 1.0) + below) / 2)
+
+
+def round_down(threshold: float) -> float:
+    """Give a threshold with four decimals that calls whatever ``threshold`` calls."""
+    return math.floor(threshold * 1e4) / 1e4

@@ -21,7 +21,7 @@ class CropSampler:
     """Draws square regions: of the fields about figures, about hard negatives or anywhere, and mosaics.
 
     Regions are 1.7 times the network's crop, so that a rotated and shrunken crop still fits in. A mosaic is
-    a region patched together from classifier crops, each of which has a figure at its centre and may show
+    a region put together from classifier crops, each of which has a figure at its centre and may show
     others of the same slide.
     """
 
@@ -57,7 +57,7 @@ class CropSampler:
         )
 
     def _mosaic(self, crops: CropSet, rng: np.random.Generator) -> tuple[UInt8, Float, Float]:
-        """Patch crops of chance together; the seams' place is left to chance too."""
+        """Put crops of chance together; the seams' place is left to chance too."""
         size = crops.images.shape[1]
         across = -(-self.side // size) + 1
         chosen = rng.integers(len(crops), size=(across, across))
