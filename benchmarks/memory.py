@@ -1,9 +1,10 @@
 """Peak memory of a run, whatever the slide's size.
 
-    python benchmarks/memory.py [--sides 6000 60000]
+    python benchmarks/memory.py [--sides 6000 60000] [--mm2 12]
 
 Writes square synthetic slides (0.25 mpp, all tissue, with figures), runs ``mitoscan run`` on each in a
-process of its own and prints peak resident memory, wall and CPU time as a Markdown table.
+process of its own and prints peak resident memory, wall and CPU time as a Markdown table. With ``--mm2``
+only so many squares of 1 mm², spread over the slide, are scanned; mask and thumbnail are of all of it.
 """
 
 from __future__ import annotations
@@ -30,12 +31,20 @@ def write_slide(path: Path, side: int) -> None:
     write_mosaic(path, tiles, round(side / TILE), round(side / TILE), 0.25)
 
 
-def measure(slide: Path, out: Path) -> dict[str, float]:
+def write_squares(path: Path, side: int, count: int) -> Path:
+    """Write a GeoJSON of ``count`` squares of 1 mm² along the slide's diagonal."""
+    corners = [round(i * (side - 4000) / max(count - 1, 1)) for i in range(count)]
+    rings = [[[[c, c], [c + 4000, c], [c + 4000, c + 4000], [c, c + 4000], [c, c]]] for c in corners]
+    path.write_text(json.dumps({"type": "MultiPolygon", "coordinates": rings}))
+    return path
+
+
+def measure(slide: Path, out: Path, more: list[str]) -> dict[str, float]:
     """Run the main job on ``slide``; give its figures."""
     began = time.monotonic()
     with (out.with_suffix(".log")).open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mitoscan.cli", "run", slide, "-o", out], stdout=log, stderr=log
+            [sys.executable, "-m", "mitoscan.cli", "run", slide, "-o", out, *more], stdout=log, stderr=log
         )
         _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -55,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[6000, 60_000])
     parser.add_argument("--folder", type=Path, help="where the slides go; default: a temporary folder")
+    parser.add_argument("--mm2", type=int, help="scan only so much")
     options = parser.parse_args()
     print("| slide, px | tissue, mm² | figures | peak memory, MB | wall, s | CPU, s |")
     print("|---|---|---|---|---|---|")
@@ -62,7 +72,11 @@ def main() -> None:
         for side in options.sides:
             slide = Path(folder) / f"synthetic-{side}.svs"
             write_slide(slide, side)
-            found = measure(slide, Path(folder) / f"out-{side}")
+            more = []
+            if options.mm2:
+                roi = write_squares(Path(folder) / f"roi-{side}.geojson", side, options.mm2)
+                more = ["--roi", str(roi)]
+            found = measure(slide, Path(folder) / f"out-{side}", more)
             values = " | ".join(f"{value:.0f}" for value in found.values())
             columns = values.split(" | ")
             row = [f"{side} × {side}", columns[3], columns[4], columns[0], columns[1], columns[2]]

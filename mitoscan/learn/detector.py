@@ -23,7 +23,7 @@ from mitoscan.scan.merge import merge
 from mitoscan.scan.peaks import find_peaks
 
 DOUBTFUL_RADIUS_UM = 12.0
-MARGIN_PX = 64
+MARGIN_PX = 96
 """Half of what neighbouring tiles share, work px; measured in benchmarks/borders.py."""
 
 
