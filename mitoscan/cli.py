@@ -150,7 +150,9 @@ def demo(
     _run([str(slide)], config, out / "results", overwrite=True)
     folder = out / "results" / "synthetic"
     console = Console()
-    console.print(f"{len(truth)} mitotic figures were planted. Look at:")
+    console.print(
+        f"{len(truth)} synthetic mitotic figures were planted, and look-alikes beside them. Look at:"
+    )
     for name in ("overview.png", "findings.csv", "summary.json", "findings.geojson"):
         console.print(f"  {folder / name}", soft_wrap=True)
     console.print(f"In QuPath: open {slide}, then drag findings.geojson onto it.", soft_wrap=True)

@@ -70,7 +70,7 @@ def _add_tissue(facts: Table, slide: Slide, estimate: bool) -> None:
     except NoTissueError as error:
         facts.add_row("tissue", f"none found: {error.remedy}")
         return
-    facts.add_row("tissue, mm²", f"{area_mm2(tissue, info.known_mpp()):.2f} in {len(tissue.geoms)} parts")
+    facts.add_row("tissue, mm²", f"{area_mm2(tissue, info.known_mpp()):.2f}, outlines: {len(tissue.geoms)}")
     if not estimate:
         return
     detector = load_detector()
