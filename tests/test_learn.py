@@ -21,7 +21,7 @@ from mitoscan.models.card import checked_weights, load_card
 
 RNG = np.random.default_rng(0)
 COMMON = {"name": "t", "description": "t", "steps": 2, "batch": 4, "learning_rate": 1e-3, "weight_decay": 0.0}
-COMMON |= {"validate_every": 2}
+COMMON |= {"validate_every": 2, "trained_on": "my slides", "validated_on": "my others"}
 
 
 @pytest.fixture
@@ -262,6 +262,8 @@ def test_training_writes_a_usable_model_and_refuses_to_overwrite(tmp_path, task)
     assert checked_weights(out, card).is_file()
     assert (out / "log.csv").read_text().startswith("step,loss")
     assert card.training.command == f"mitoscan train {task} tiny"
+    assert card.training.data == "my slides"
+    assert card.operating_point.dataset.startswith("my others")
     with pytest.raises(OutputError):
         train_from_config(task, str(config), tmp_path, out)
 

@@ -99,7 +99,7 @@ def _card(
     threshold = round_down(best_balanced_threshold(p, held_out.atypical))
     called, atypical = p >= threshold, held_out.atypical
     figures = binary_metrics(p, atypical, threshold)
-    where = f"AMi-Br training part, slide-grouped fold {config.fold} of {config.folds}, held out"
+    where = f"{config.validated_on}, slide-grouped fold {config.fold} of {config.folds}, held out"
     metrics = {
         "balanced accuracy": figures.balanced_accuracy,
         "AUROC": figures.auroc,
@@ -136,7 +136,7 @@ def _card(
             command=command,
             config=source,
             seed=config.seed,
-            data="AMi-Br (MIDOG 2021 and TUPAC16, human breast), published training part",
+            data=config.trained_on,
             data_use="research use",
         ),
         licence="Apache-2.0 (code); weights for research use, as the data they saw",

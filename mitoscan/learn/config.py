@@ -15,6 +15,10 @@ class TrainConfig(Frozen):
     name: str
     """Name of the model, and of its folder."""
     description: str
+    trained_on: str
+    """What data the weights see; goes into the card."""
+    validated_on: str
+    """What data chooses the operating point; goes into the card."""
     backbone: str = "tf_efficientnet_lite0"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)

@@ -111,7 +111,7 @@ def _card(
 ) -> ModelCard:
     threshold = round_down(found.best_threshold())
     precision, recall, f1 = found.at(threshold)
-    where = f"MITOS-ATYPIA-14 slides {', '.join(config.validation_slides)}"
+    where = config.validated_on
     figures = {"F1": f1, "precision": precision, "recall": recall, "AP": found.average_precision()}
     return ModelCard(
         name=config.name,
@@ -134,8 +134,7 @@ def _card(
             command=command,
             config=source,
             seed=config.seed,
-            data="MITOS-ATYPIA-14 (Hamamatsu; slides other than the validation's), ICPR 2012 (Aperio)"
-            + (", AMi-Br (published training part)" if config.on_mosaics else ""),
+            data=config.trained_on,
             data_use="research use",
         ),
         licence="Apache-2.0 (code); weights for research use, as the data they saw",
