@@ -15,8 +15,8 @@ from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import amf_and_subtype
 from mitoscan.learn.metrics import best_balanced_threshold, binary_metrics, round_down
 from mitoscan.learn.sampling import class_balanced
-from mitoscan.learn.train import Validation, export, fit
-from mitoscan.models.card import SUBTYPES, Counts, Metric, ModelCard, OperatingPoint, Training
+from mitoscan.learn.train import Validation, export, fit, new_card
+from mitoscan.models.card import SUBTYPES, Counts, ModelCard, OperatingPoint
 from mitoscan.models.networks import CropNet, Probabilities
 from mitoscan.models.runtime import Runtime, TorchRuntime
 
@@ -106,16 +106,16 @@ def _card(
         "sensitivity": figures.sensitivity,
         "specificity": figures.specificity,
     }
-    return ModelCard(
-        name=config.name,
+    return new_card(
+        config,
+        measured=metrics,
+        n=len(held_out),
+        dataset=where,
+        command=command,
+        source=source,
         task="classifier",
-        description=config.description,
-        backbone=config.backbone,
-        mpp=config.mpp,
         input_px=config.crop_px,
         centre_px=config.centre_px,
-        mean=config.mean,
-        std=config.std,
         classes=("NMF", "AMF"),
         subtypes=SUBTYPES,
         operating_point=OperatingPoint(
@@ -127,19 +127,6 @@ def _card(
             tn=int((~called & ~atypical).sum()),
             fp=int((called & ~atypical).sum()),
         ),
-        metrics=tuple(
-            Metric(name=name, value=round(value, 4), n=len(held_out), dataset=where)
-            for name, value in metrics.items()
-        ),
         parameters=parameters,
-        training=Training(
-            command=command,
-            config=source,
-            seed=config.seed,
-            data=config.trained_on,
-            data_use="research use",
-        ),
-        licence="Apache-2.0 (code); weights for research use, as the data they saw",
-        intended_use="Research on H&E slides. Not for diagnosis.",
         sha256=sha256,
     )

@@ -15,8 +15,8 @@ from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import gaussian_targets, heatmap_focal
 from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, match, round_down
 from mitoscan.learn.sampling import CropSampler
-from mitoscan.learn.train import Validation, export, fit
-from mitoscan.models.card import Metric, ModelCard, OperatingPoint, Training
+from mitoscan.learn.train import Validation, export, fit, new_card
+from mitoscan.models.card import ModelCard, OperatingPoint
 from mitoscan.models.networks import STRIDE, HeatmapNet, Probabilities
 from mitoscan.models.runtime import Runtime, TorchRuntime
 from mitoscan.scan.merge import merge
@@ -113,31 +113,18 @@ def _card(
     precision, recall, f1 = found.at(threshold)
     where = config.validated_on
     figures = {"F1": f1, "precision": precision, "recall": recall, "AP": found.average_precision()}
-    return ModelCard(
-        name=config.name,
+    return new_card(
+        config,
+        measured=figures,
+        n=found.figures,
+        dataset=where,
+        command=command,
+        source=source,
         task="detector",
-        description=config.description,
-        backbone=config.backbone,
-        mpp=config.mpp,
         input_px=config.tile_px,
         margin_px=MARGIN_PX,
-        mean=config.mean,
-        std=config.std,
         classes=("mitotic figure",),
         operating_point=OperatingPoint(threshold=threshold, criterion="greatest F1 at 7.5 µm", dataset=where),
-        metrics=tuple(
-            Metric(name=name, value=round(value, 4), n=found.figures, dataset=where)
-            for name, value in figures.items()
-        ),
         parameters=parameters,
-        training=Training(
-            command=command,
-            config=source,
-            seed=config.seed,
-            data=config.trained_on,
-            data_use="research use",
-        ),
-        licence="Apache-2.0 (code); weights for research use, as the data they saw",
-        intended_use="Research on H&E slides. Not for diagnosis.",
         sha256=sha256,
     )

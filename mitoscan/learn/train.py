@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mitoscan.learn.config import TrainConfig
-from mitoscan.models.card import WEIGHTS_NAME, ModelCard, save_card, sha256_of
+from mitoscan.models.card import WEIGHTS_NAME, Metric, ModelCard, Training, save_card, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -97,3 +98,40 @@ def export(network: nn.Module, folder: Path, make_card: Callable[[str, int], Mod
     save_card(card, folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return card
+
+
+def new_card(
+    config: TrainConfig,
+    *,
+    measured: dict[str, float],
+    n: int,
+    dataset: str,
+    command: str,
+    source: str,
+    **rest: Any,
+) -> ModelCard:
+    """Give the card of a trained model: what both tasks have in common, and ``rest``, the task's own fields.
+
+    ``measured`` are figures from ``n`` cases of ``dataset``; ``command`` with config ``source`` trained it.
+    """
+    return ModelCard(
+        name=config.name,
+        description=config.description,
+        backbone=config.backbone,
+        mpp=config.mpp,
+        mean=config.mean,
+        std=config.std,
+        metrics=tuple(
+            Metric(name=name, value=round(value, 4), n=n, dataset=dataset) for name, value in measured.items()
+        ),
+        training=Training(
+            command=command,
+            config=source,
+            seed=config.seed,
+            data=config.trained_on,
+            data_use="research use",
+        ),
+        licence="Apache-2.0 (code); weights for research use, as the data they saw",
+        intended_use="Research on H&E slides. Not for diagnosis.",
+        **rest,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from mitoscan import __version__
 from mitoscan.config import Frozen, ScanConfig
 from mitoscan.models.card import SUBTYPES, Counts, ModelCard
 from mitoscan.scan.findings import AMF, NMF, Thresholds
@@ -310,7 +310,7 @@ def summarise(
             "classifier": classifier.name,
             "classifier_threshold": thresholds.atypical,
             "classifier_sha256": classifier.sha256[:12],
-            "mitoscan_version": own_version(),
+            "mitoscan_version": __version__,
             "seconds": round(seconds, 3),
         }
     )
@@ -319,14 +319,6 @@ def summarise(
 def printable(name: str) -> str:
     """Give a file name that can be written as UTF-8: bytes of another encoding are spelt out as escapes."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def own_version() -> str:
-    """Give the version of mitoscan that is installed."""
-    try:
-        return version("mitoscan")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "not installed"
 
 
 def _density_fields(mf: int, tissue_mm2: float) -> dict[str, object]:
