@@ -1,30 +1,25 @@
-"""The command line. Heavy libraries are imported inside the commands, so that ``--help`` is quick."""
+"""``mitoscan run`` and ``mitoscan demo``."""
 
 from __future__ import annotations
 
 import logging
-import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from mitoscan.console import set_up_logging
-from mitoscan.errors import MitoscanError
+from mitoscan.cli.options import (
+    ClassifierOption,
+    DetectorOption,
+    DeviceName,
+    DeviceOption,
+    MppOption,
+    OutOption,
+)
 
 if TYPE_CHECKING:
     from mitoscan.config import ScanConfig
-
-app = typer.Typer(
-    help="Find mitotic figures in H&E whole-slide images and tell atypical from normal ones. Research use.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-train = typer.Typer(help="Train a model from a config.", no_args_is_help=True)
-app.add_typer(train, name="train")
 
 log = logging.getLogger("mitoscan")
 
@@ -32,30 +27,6 @@ DEMO_HOTSPOT_MM2 = 0.25
 """The synthetic slide has 1.8 mm²: the usual 2 mm² would be all of it."""
 
 
-class DeviceName(StrEnum):
-    """Where the networks run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-MppOption = Annotated[float | None, typer.Option(help="µm per level-0 pixel; overrides the file's.")]
-DeviceOption = Annotated[DeviceName, typer.Option(help="cpu runs OpenVINO, cuda and mps run torch.")]
-DetectorOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
-ClassifierOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
-
-
-@app.callback()
-def _common(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
-) -> None:
-    set_up_logging(verbose)
-
-
-@app.command()
 def run(
     slides: Annotated[list[str], typer.Argument(help="Slides, folders or globs.")],
     out: OutOption,
@@ -134,7 +105,6 @@ def _run(slides: list[str], config: ScanConfig, out: Path, overwrite: bool) -> N
         raise typer.Exit(batch.exit_code)
 
 
-@app.command()
 def demo(
     out: OutOption = Path("mitoscan-demo"),
     device: DeviceOption = DeviceName.auto,
@@ -156,84 +126,3 @@ def demo(
     for name in ("overview.png", "findings.csv", "summary.json", "findings.geojson"):
         console.print(f"  {folder / name}", soft_wrap=True)
     console.print(f"In QuPath: open {slide}, then drag findings.geojson onto it.", soft_wrap=True)
-
-
-@app.command()
-def info(
-    slide: Annotated[Path, typer.Argument(help="A slide or an image.")],
-    mpp: MppOption = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate/--no-estimate", help="Measure how long a run would take here.")
-    ] = True,
-) -> None:
-    """Show a slide's levels, pixel size and its source, bounds, tissue area and estimated time."""
-    from mitoscan.describe import describe
-
-    Console().print(describe(slide, mpp, estimate))
-
-
-@app.command()
-def models() -> None:
-    """List the models that ship: task, size, metrics, licence."""
-    from mitoscan.describe import model_table
-
-    Console().print(model_table())
-
-
-@app.command()
-def doctor() -> None:
-    """Check the installation: versions, devices, readers, weights; name the command that mends a fault."""
-    from mitoscan.doctor import examine, report
-
-    checks = examine()
-    Console().print(report(checks))
-    if any(check.ok is False for check in checks):
-        raise typer.Exit(1)
-
-
-DataOption = Annotated[Path, typer.Option(envvar="MITOSCAN_DATA", help="Folder with amf/ and detection/.")]
-
-
-@train.command("detector")
-def train_detector(
-    config: Annotated[str, typer.Argument(help="YAML file, or name of a shipped config.")],
-    data: DataOption,
-    out: OutOption,
-) -> None:
-    """Train a detector and write its model folder."""
-    _train("detector", config, data, out)
-
-
-@train.command("classifier")
-def train_classifier(
-    config: Annotated[str, typer.Argument(help="YAML file, or name of a shipped config.")],
-    data: DataOption,
-    out: OutOption,
-) -> None:
-    """Train an AMF classifier and write its model folder."""
-    _train("classifier", config, data, out)
-
-
-def _train(task: str, name: str, data: Path, out: Path) -> None:
-    from mitoscan.learn.run import train_from_config
-
-    card = train_from_config(task, name, data, out)
-    console = Console()
-    console.print(f"{card.name} written to {out}", soft_wrap=True)
-    for metric in card.metrics:
-        console.print(
-            f"  {metric.name} {metric.value:.3f} ({metric.dataset}, n = {metric.n})", soft_wrap=True
-        )
-
-
-def main() -> None:
-    """Run the command line; an error that was foreseen is one line and an exit code of its own."""
-    try:
-        app()
-    except MitoscanError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

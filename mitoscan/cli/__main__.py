@@ -1,0 +1,5 @@
+"""``python -m mitoscan.cli``."""
+
+from mitoscan.cli import main
+
+main()

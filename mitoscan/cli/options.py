@@ -1,0 +1,26 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DeviceName(StrEnum):
+    """Where the networks run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+MppOption = Annotated[float | None, typer.Option(help="µm per level-0 pixel; overrides the file's.")]
+DeviceOption = Annotated[DeviceName, typer.Option(help="cpu runs OpenVINO, cuda and mps run torch.")]
+DetectorOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
+ClassifierOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+DataOption = Annotated[Path, typer.Option(envvar="MITOSCAN_DATA", help="Folder with amf/ and detection/.")]

@@ -1,0 +1,45 @@
+"""``mitoscan train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mitoscan.cli.options import DataOption, OutOption
+
+app = typer.Typer(help="Train a model from a config.", no_args_is_help=True)
+
+
+@app.command("detector")
+def train_detector(
+    config: Annotated[str, typer.Argument(help="YAML file, or name of a shipped config.")],
+    data: DataOption,
+    out: OutOption,
+) -> None:
+    """Train a detector and write its model folder."""
+    _train("detector", config, data, out)
+
+
+@app.command("classifier")
+def train_classifier(
+    config: Annotated[str, typer.Argument(help="YAML file, or name of a shipped config.")],
+    data: DataOption,
+    out: OutOption,
+) -> None:
+    """Train an AMF classifier and write its model folder."""
+    _train("classifier", config, data, out)
+
+
+def _train(task: str, name: str, data: Path, out: Path) -> None:
+    from mitoscan.learn.run import train_from_config
+
+    card = train_from_config(task, name, data, out)
+    console = Console()
+    console.print(f"{card.name} written to {out}", soft_wrap=True)
+    for metric in card.metrics:
+        console.print(
+            f"  {metric.name} {metric.value:.3f} ({metric.dataset}, n = {metric.n})", soft_wrap=True
+        )
