@@ -24,7 +24,14 @@ from mitoscan.report.tables import read_summary, write_slides_csv
 from mitoscan.report.writer import ensure_writable, folder_name, write_slide
 from mitoscan.scan.findings import read_findings
 
-FILES = {"findings.csv", "findings.geojson", "summary.json", "overview.png", "record.json"}
+FILES = {
+    "findings.csv",
+    "findings.geojson",
+    "summary.json",
+    "overview.png",
+    "pictures.zip",
+    "record.json",
+}
 
 
 def names(folder: Path) -> set[str]:
@@ -96,7 +103,7 @@ def test_an_unfinished_result_is_completed_without_being_told(tmp_path):
     assert names(folder) == FILES
 
 
-@pytest.mark.parametrize("failing", range(1, 6))
+@pytest.mark.parametrize("failing", range(1, len(FILES) + 1))
 def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path, monkeypatch, failing):
     """Whichever file meets it: the old record is gone, no new one appears, no half file stays."""
     write_slide(result(findings(10)), tmp_path)

@@ -12,6 +12,7 @@ from mitoscan.errors import OutputError
 from mitoscan.report.atomic import write_atomically
 from mitoscan.report.figures import overview
 from mitoscan.report.geojson import geojson_bytes
+from mitoscan.report.pictures import PICTURES_NAME, pictures_bytes
 from mitoscan.report.record import record_bytes
 from mitoscan.report.tables import findings_bytes, summary_bytes
 from mitoscan.scan.result import SlideResult
@@ -26,7 +27,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def write_slide(result: SlideResult, out: Path, *, overwrite: bool = False) -> Path:
-    """Write findings.csv, findings.geojson, summary.json, overview.png and record.json.
+    """Write findings.csv, findings.geojson, summary.json, overview.png, pictures.zip and record.json.
 
     They go to ``out/<slide_id>/``. Each file appears only when it is whole and the record comes last, so a
     folder with a record is a finished result; an old record goes before anything else is touched.
@@ -58,6 +59,7 @@ def write_slide(result: SlideResult, out: Path, *, overwrite: bool = False) -> P
         "findings.geojson": geojson_bytes(result),
         "summary.json": summary_bytes(result.summary),
         "overview.png": picture.getvalue(),
+        PICTURES_NAME: pictures_bytes(result),
         RECORD_NAME: record_bytes(result),
     }
     try:

@@ -5,6 +5,7 @@
     open ─ tissue mask ─ tile plan ─ [reader threads] ─ tiles ─ detector ─ candidates ─ merge
                                                                                           │
     SlideResult ─ score ─ findings table ─ classifier ─ crops ─ [reader threads] ─────────┘
+          └────── pictures of the figures ─ [reader threads] ─┘
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import shapely
 from shapely import MultiPolygon
 
@@ -25,10 +27,11 @@ from mitoscan.errors import RoiError
 from mitoscan.scan.classify import CLASSIFY_SHARE, Classifier, load_classifier
 from mitoscan.scan.detect import Detector, load_detector
 from mitoscan.scan.findings import Identity, Thresholds, build_findings, mark_hotspot
+from mitoscan.scan.gallery import read_crops
 from mitoscan.scan.progress import Progress, Silent
 from mitoscan.scan.readers import ReaderPool
 from mitoscan.scan.result import SlideResult
-from mitoscan.scan.score import find_hotspot, summarise
+from mitoscan.scan.score import Hotspot, find_hotspot, summarise
 from mitoscan.slide.base import Slide, SlideInfo
 from mitoscan.slide.reader import open_slide
 from mitoscan.slide.roi import load_roi
@@ -119,8 +122,33 @@ def scan_slide(
             x, y, p = _detect(models.detector, info, area, tissue_mm2, config, pool, progress)
         with watch.stage("classify"):
             probabilities = _classify(models, info, (x, y, p), pool, progress)
-    with watch.stage("score"):
-        return _score(config, models, info, area, thumbnail, (x, y, p), probabilities, watch)
+        with watch.stage("score"):
+            findings, hotspot = _table(config, models, info, (x, y, p), probabilities)
+        with watch.stage("pictures"):
+            crops = read_crops(findings, info, pool)
+    summary = summarise(
+        info=info,
+        config=config,
+        detector=models.detector.card,
+        classifier=models.classifier.card,
+        findings=findings,
+        tissue_mm2=tissue_mm2,
+        hotspot=hotspot,
+        seconds=watch.total,
+    )
+    return SlideResult(
+        info=info,
+        config=config,
+        detector=models.detector.card,
+        classifier=models.classifier.card,
+        findings=findings,
+        tissue=area,
+        hotspot=hotspot,
+        summary=summary,
+        thumbnail=thumbnail,
+        seconds=dict(watch.seconds),
+        crops=crops,
+    )
 
 
 def scan_area(slide: Slide, config: ScanConfig) -> MultiPolygon:
@@ -194,16 +222,14 @@ def _classify(
     return result
 
 
-def _score(
+def _table(
     config: ScanConfig,
     models: Models,
     info: SlideInfo,
-    area: MultiPolygon,
-    thumbnail: npt.NDArray[np.uint8],
     found: tuple[Float, Float, Float],
     probabilities: Float,
-    watch: Stopwatch,
-) -> SlideResult:
+) -> tuple[pd.DataFrame, Hotspot | None]:
+    """Give the findings table, hot spot marked, and the hot spot."""
     detector, classifier = models.detector.card, models.classifier.card
     mpp = info.known_mpp()
     findings = build_findings(
@@ -225,26 +251,4 @@ def _score(
         info.width_l0,
         info.height_l0,
     )
-    findings = mark_hotspot(findings, None if hotspot is None else hotspot.box)
-    summary = summarise(
-        info=info,
-        config=config,
-        detector=detector,
-        classifier=classifier,
-        findings=findings,
-        tissue_mm2=area_mm2(area, mpp),
-        hotspot=hotspot,
-        seconds=watch.total,
-    )
-    return SlideResult(
-        info=info,
-        config=config,
-        detector=detector,
-        classifier=classifier,
-        findings=findings,
-        tissue=area,
-        hotspot=hotspot,
-        summary=summary,
-        thumbnail=thumbnail,
-        seconds=dict(watch.seconds),
-    )
+    return mark_hotspot(findings, None if hotspot is None else hotspot.box), hotspot

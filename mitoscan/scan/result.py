@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -33,9 +34,11 @@ class SlideResult:
     """None without mitotic figures."""
     summary: SlideSummary
     thumbnail: npt.NDArray[np.uint8]
-    """The whole slide, (height, width, 3), for the overview picture."""
+    """The whole slide, (height, width, 3), for the overview picture and the page."""
     seconds: dict[str, float]
     """Time of each stage; stages overlap, so the sum may exceed the wall time in ``summary.seconds``."""
+    crops: Mapping[str, bytes] = field(default_factory=dict)
+    """Finding id → JPEG of the 64 µm about it, not of all findings: see ``scan.gallery``."""
     finished: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
