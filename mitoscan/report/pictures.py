@@ -68,7 +68,14 @@ def read_pictures(path: Path) -> tuple[Thumbnail, dict[str, bytes]]:
             thumbnail = np.array(Image.open(io.BytesIO(_member(archive, _SLIDE))).convert("RGB"))
             names = [match for match in map(_CROP.fullmatch, archive.namelist()) if match]
             return thumbnail, {match[1]: _member(archive, match[0]) for match in names}
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, Image.DecompressionBombError) as exc:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        Image.DecompressionBombError,
+    ) as exc:
         raise DataError(
             f"not readable as the pictures of a slide: {exc}",
             path=path,
