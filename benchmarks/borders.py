@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mitoscan.demo import draw_field
-from mitoscan.learn.data import load_fields
+from mitoscan.learn.fields import load_fields
 from mitoscan.scan.detect import load_detector
 
 SQUARE, STRIDE = 512, 8

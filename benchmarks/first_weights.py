@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from mitoscan import load_classifier, load_detector
-from mitoscan.learn.data import load_amibr, load_fields, read_image
+from mitoscan.learn.data import load_amibr, read_image
 from mitoscan.learn.detector import detect_all
+from mitoscan.learn.fields import load_fields
 from mitoscan.learn.metrics import Detections, binary_metrics
 
 

@@ -12,6 +12,7 @@ from mitoscan.errors import ConfigError, MitoscanError
 from mitoscan.resources import shipped
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+PointName = Literal["balanced", "sensitive"]
 
 
 class Frozen(BaseModel):
@@ -34,6 +35,8 @@ class ScanConfig(Frozen):
     """Report the eight subtypes too."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """p_mitosis from which a finding counts as a mitotic figure. None: the card's operating point."""
+    operating_point: PointName = "balanced"
+    """Which of the detector's operating points, where ``threshold`` is None."""
     hotspot_mm2: float = Field(default=2.0, gt=0)
     """Area of the 4:3 hot-spot window, mm²."""
     roi: Path | None = None

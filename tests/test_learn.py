@@ -12,11 +12,12 @@ from mitoscan.errors import ConfigError, DataError, OutputError
 from mitoscan.learn.augment import random_affine, random_focus, stain_jitter, to_uint8
 from mitoscan.learn.classifier import split_by_slide
 from mitoscan.learn.config import ClassifierTraining, DetectorTraining
-from mitoscan.learn.data import AMIBR_SUBTYPES, load_amibr, load_fields
+from mitoscan.learn.data import AMIBR_SUBTYPES, load_amibr
+from mitoscan.learn.fields import Picture, load_fields
 from mitoscan.learn.losses import amf_and_subtype, gaussian_targets, heatmap_focal
 from mitoscan.learn.metrics import Detections, best_balanced_threshold, binary_metrics, match
 from mitoscan.learn.run import train_from_config
-from mitoscan.learn.sampling import CropSampler, class_balanced, cut, neighbours
+from mitoscan.learn.sampling import CropSampler, class_balanced, neighbours
 from mitoscan.models.card import checked_weights, load_card
 
 RNG = np.random.default_rng(0)
@@ -197,7 +198,7 @@ def test_figures_close_by_are_shown_in_each_others_crops(amibr):
 
 def test_cut_pads_with_white():
     image = np.zeros((10, 10, 3), np.uint8)
-    square = cut(image, np.array([0.0, 0.0]), 8)
+    square = Picture(image).cut(np.array([0.0, 0.0]), 8)
     assert square[:4].min() == 255
     assert square[4:, 4:].max() == 0
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mitoscan.cli import look, run, train
+from mitoscan.cli import evaluate, look, run, train
 from mitoscan.console import set_up_logging
 from mitoscan.errors import MitoscanError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 for command in (run.run, run.demo, look.info, look.models, look.doctor):
     app.command()(command)
 app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 @app.callback()

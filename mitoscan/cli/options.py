@@ -18,6 +18,13 @@ class DeviceName(StrEnum):
     mps = "mps"
 
 
+class OperatingPointName(StrEnum):
+    """Which threshold of a detector's card."""
+
+    balanced = "balanced"
+    sensitive = "sensitive"
+
+
 MppOption = Annotated[float | None, typer.Option(help="µm per level-0 pixel; overrides the file's.")]
 DeviceOption = Annotated[DeviceName, typer.Option(help="cpu runs OpenVINO, cuda and mps run torch.")]
 DetectorOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 
 from mitoscan.cli.options import DataOption, OutOption
 
@@ -19,7 +20,7 @@ def train_detector(
     data: DataOption,
     out: OutOption,
 ) -> None:
-    """Train a detector and write its model folder."""
+    """Train a detector and write its model folder. Called again, an interrupted training goes on."""
     _train("detector", config, data, out)
 
 
@@ -29,14 +30,20 @@ def train_classifier(
     data: DataOption,
     out: OutOption,
 ) -> None:
-    """Train an AMF classifier and write its model folder."""
+    """Train an AMF classifier and write its model folder. Called again, an interrupted training goes on."""
     _train("classifier", config, data, out)
 
 
 def _train(task: str, name: str, data: Path, out: Path) -> None:
     from mitoscan.learn.run import train_from_config
 
-    card = train_from_config(task, name, data, out)
+    with Progress(
+        *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)
+    ) as bars:
+        bar = bars.add_task(f"training {name}", total=None)
+        card = train_from_config(
+            task, name, data, out, lambda done, steps: bars.update(bar, completed=done, total=steps)
+        )
     console = Console()
     console.print(f"{card.name} written to {out}", soft_wrap=True)
     for metric in card.metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,12 @@ from mitoscan.models.runtime import Runtime, TorchRuntime
 
 
 def train_classifier(
-    config: ClassifierTraining, data: Path, out: Path, command: str, source: str
+    config: ClassifierTraining,
+    data: Path,
+    out: Path,
+    command: str,
+    source: str,
+    on_step: Callable[[int], None] = lambda _: None,
 ) -> ModelCard:
     """Train from ImageNet weights, choose the operating point on the held-out slides, and export to ``out``.
 
@@ -36,6 +42,8 @@ def train_classifier(
         The model's folder; gets ``log.csv`` too.
     command, source
         What was called with which config; noted in the card.
+    on_step
+        Told the number of steps done.
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
@@ -50,9 +58,18 @@ def train_classifier(
         figures = binary_metrics(p, validation.atypical, 0.5)
         return {"balanced_accuracy": figures.balanced_accuracy, "auroc": figures.auroc}
 
-    average = fit(network, config, lambda net: _batch_loss(net, training, config, rng), validate, out)
+    average = fit(
+        network,
+        config,
+        rng,
+        lambda net: _batch_loss(net, training, config, rng),
+        validate,
+        out,
+        on_step=on_step,
+    )
     p = predict_all(TorchRuntime(Probabilities(average), "cpu"), validation)[:, 0]
-    return export(average, out, lambda sha, n: _card(config, p, validation, command, source, sha, n))
+    curves = ("balanced_accuracy", "auroc")
+    return export(average, out, curves, lambda sha, n: _card(config, p, validation, command, source, sha, n))
 
 
 def split_by_slide(crops: CropSet, config: ClassifierTraining) -> tuple[CropSet, CropSet]:

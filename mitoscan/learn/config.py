@@ -42,10 +42,27 @@ class TrainConfig(Frozen):
     """Share of crops that are blurred or sharpened."""
 
 
+class CocoFile(Frozen):
+    """A data set in the layout of MIDOG and MIDOG++; paths are relative to the data folder."""
+
+    file: str
+    """The JSON file."""
+    images: str
+    """Folder of its pictures: regions or whole slides."""
+    mpp: float | None = Field(default=None, gt=0)
+    """µm per level-0 px; None: what each picture states."""
+
+
 class DetectorTraining(TrainConfig):
     """Training of a heat-map detector."""
 
     task: Literal["detector"]
+    fields: str | None = "detection"
+    """Folder with ``fields.csv`` and ``points.csv``, relative to the data folder. None: not used."""
+    coco: tuple[CocoFile, ...] = ()
+    """Further data sets."""
+    leave_out_datasets: tuple[str, ...] = ()
+    """Data sets not to train on, so that they can be tested on."""
     tile_px: int = 1024
     """Side of the tiles at scan time."""
     crop_px: int = 256

@@ -1,4 +1,4 @@
-"""Training data, as published: the AMi-Br folder of crops, and fields with points."""
+"""Crops for classifiers: the AMi-Br folder as published."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ AMIBR_SUBTYPES = {
     "AMF segregation": "segregation",
     "AMF other": "other",
 }
-LABEL_NOISE_FROM = 0.5
-"""Hard negatives that the pathologists held for a mitosis with at least this confidence are left out."""
 
 
 def read_image(path: Path) -> UInt8:
@@ -112,76 +110,3 @@ def _crop_path(folder: Path, key: str, atypical: bool) -> Path:
         if (path := stem.with_name(stem.name + suffix)).is_file():
             return path
     raise DataError("no such crop, neither .png nor .jpg", path=stem)
-
-
-@dataclass(frozen=True)
-class Field:
-    """A picture with its points; coordinates in px of the picture."""
-
-    name: str
-    dataset: str
-    slide: str
-    mpp: float
-    image: UInt8
-    figures: Float
-    """(K, 2): x, y of the mitotic figures."""
-    hard_negatives: Float
-    """(K, 2): look-alikes."""
-    doubtful: Float
-    """(K, 2): look-alikes that may be figures; neither to learn nor to count."""
-
-    @property
-    def area_mm2(self) -> float:
-        """Area of the picture."""
-        height, width = self.image.shape[:2]
-        return float(height * width * (self.mpp * 1e-3) ** 2)
-
-
-def load_fields(
-    folder: Path, slides: set[str] | None = None, leave_out: set[str] | None = None
-) -> list[Field]:
-    """Read the labelled fields of ``folder`` (``fields.csv``, ``points.csv`` and the pictures).
-
-    Parameters
-    ----------
-    folder
-        The folder with the two tables.
-    slides
-        Only these slides. None: all of them.
-    leave_out
-        Not these slides.
-
-    Raises
-    ------
-    DataError
-        When a file or column is missing, or a slide named has no field.
-    """
-    fields = read_table(folder / "fields.csv", {"field", "dataset", "slide", "mpp"})
-    points = read_table(folder / "points.csv", {"field", "x", "y", "label", "confidence"})
-    named = (slides or set()) | (leave_out or set())
-    if unknown := named - set(fields["slide"]):
-        raise DataError(f"no fields of slide {', '.join(sorted(unknown))}", path=folder / "fields.csv")
-    labelled = fields[~fields["dataset"].str.endswith("_unlabelled")]
-    if slides is not None:
-        labelled = labelled[labelled["slide"].isin(slides)]
-    labelled = labelled[~labelled["slide"].isin(leave_out or set())]
-    by_field = {str(name): part for name, part in points.groupby("field")}
-    none = points.iloc[:0]
-    return [_field(folder, row, by_field.get(str(row.field), none)) for row in labelled.itertuples()]
-
-
-def _field(folder: Path, row: object, points: pd.DataFrame) -> Field:
-    values = row._asdict()  # type: ignore[attr-defined]
-    figure = points["label"] == "mitotic figure"
-    doubtful = ~figure & (points["confidence"].fillna(0) >= LABEL_NOISE_FROM)
-    xy = points[["x", "y"]].to_numpy(np.float64)
-    return Field(
-        name=str(values["field"]),
-        dataset=str(values["dataset"]),
-        slide=str(values["slide"]),
-        mpp=float(values["mpp"]),
-        image=read_image(folder / str(values["field"])),
-        figures=xy[figure.to_numpy()],
-        hard_negatives=xy[(~figure & ~doubtful).to_numpy()],
-        doubtful=xy[doubtful.to_numpy()],
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 
 from mitoscan.learn.augment import random_affine, random_focus, stain_jitter, to_uint8
 from mitoscan.learn.config import DetectorTraining
-from mitoscan.learn.data import Field, load_amibr, load_fields
+from mitoscan.learn.data import load_amibr
+from mitoscan.learn.detector_eval import LOWEST_P, match_field, pooled
+from mitoscan.learn.fields import Field, load_datasets, refuse_leak
 from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import gaussian_targets, heatmap_focal
-from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, match, round_down
+from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, round_down
 from mitoscan.learn.sampling import CropSampler
 from mitoscan.learn.train import Validation, export, fit, new_card
 from mitoscan.models.card import ModelCard, OperatingPoint
@@ -25,28 +28,44 @@ from mitoscan.scan.peaks import find_peaks
 DOUBTFUL_RADIUS_UM = 12.0
 MARGIN_PX = 96
 """Half of what neighbouring tiles share, work px; measured in benchmarks/borders.py."""
+SENSITIVE_RECALL = 0.85
 
 
-def train_detector(config: DetectorTraining, data: Path, out: Path, command: str, source: str) -> ModelCard:
-    """Train from ImageNet weights, choose the threshold on the validation slides, export to ``out``.
+def train_detector(
+    config: DetectorTraining,
+    data: Path,
+    out: Path,
+    command: str,
+    source: str,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> ModelCard:
+    """Train from ImageNet weights, calibrate and choose the thresholds on the validation slides, export.
 
     Parameters
     ----------
     config
         The recipe.
     data
-        Folder with ``detection/fields.csv`` and so on, and ``amf/`` for mosaics.
+        Folder that the config's data sets are relative to, with ``amf/`` for mosaics.
     out
         The model's folder; gets ``log.csv`` too.
     command, source
         What was called with which config; noted in the card.
+    on_step
+        Told the number of steps done.
+
+    Raises
+    ------
+    DataError
+        When data are missing or faulty, or a slide is both trained on and validated on.
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
-    held_out = set(config.validation_slides)
+    training, validation = load_datasets(config, data)
     crops = load_amibr(data / "amf", "train") if config.on_mosaics else None
-    sampler = CropSampler(load_fields(data / "detection", leave_out=held_out), config, crops)
-    validation = load_fields(data / "detection", slides=held_out)
+    mosaics = [] if crops is None else list(crops.slide)
+    refuse_leak([f.slide for f in training] + mosaics, [f.slide for f in validation])
+    sampler = CropSampler(training, config, crops)
     network = HeatmapNet(config.backbone, config.mean, config.std)
     load_imagenet(network, config.backbone)
 
@@ -62,9 +81,35 @@ def train_detector(config: DetectorTraining, data: Path, out: Path, command: str
             "threshold": threshold,
         }
 
-    average = fit(network, config, lambda net: _batch_loss(net, sampler, config, rng), validate, out)
+    def batch_loss(net: nn.Module) -> Tensor:
+        return _batch_loss(net, sampler, config, rng)
+
+    average = fit(network, config, rng, batch_loss, validate, out, best_by="ap", on_step=on_step)
+    assert isinstance(average, HeatmapNet)  # noqa: S101  # what fit was given
+    calibrate(average, detect_all(TorchRuntime(Probabilities(average), "cpu"), validation))
     found = detect_all(TorchRuntime(Probabilities(average), "cpu"), validation)
-    return export(average, out, lambda sha, n: _card(config, found, command, source, sha, n))
+    return export(average, out, ("ap", "f1"), lambda sha, n: _card(config, found, command, source, sha, n))
+
+
+def calibrate(network: HeatmapNet, found: Detections) -> None:
+    """Make the scores mean what they say: Platt scaling on held-out detections, put into the last layer.
+
+    Method: Platt 1999; a logistic fit of hit or not on the score's logit. Ranks do not change.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(found.hit)) < 2:
+        return
+    logit = np.log(found.p / (1 - found.p))[:, None]
+    fitted = LogisticRegression(C=1e6).fit(logit, found.hit)
+    gain, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    if gain <= 0:  # scores that are no better than chance are left alone
+        return
+    with torch.no_grad():
+        network.out.weight.mul_(gain)
+        bias = network.out.bias
+        assert bias is not None  # noqa: S101  # HeatmapNet's last layer has one
+        bias.mul_(gain).add_(shift)
 
 
 def _batch_loss(
@@ -87,23 +132,23 @@ def _batch_loss(
     return heatmap_focal(network(to_uint8(images)), target, weight)
 
 
-def detect_all(runtime: Runtime, fields: list[Field], floor: float = 0.02) -> Detections:
-    """Run a detector's runtime over whole fields and match what it finds, doubtful look-alikes left out."""
-    return Detections.pool([_detect(runtime, field, floor) for field in fields])
+def detect_all(runtime: Runtime, fields: list[Field], floor: float = LOWEST_P) -> Detections:
+    """Run a detector's runtime over whole fields, each in one piece, and match what it finds.
+
+    Quicker than going tile by tile as a scan does (``detector_eval.finder``), with the same scores inside.
+    """
+    return pooled([match_field(field, *_find(runtime, field, floor)) for field in fields])
 
 
-def _detect(runtime: Runtime, field: Field, floor: float) -> Detections:
-    height, width = (-(-side // 16) * 16 for side in field.image.shape[:2])
+def _find(runtime: Runtime, field: Field, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    image = field.image
+    height, width = (-(-side // 16) * 16 for side in image.shape[:2])
     padded = np.full((1, height, width, 3), 255, np.uint8)
-    padded[0, : field.image.shape[0], : field.image.shape[1]] = field.image
+    padded[0, : image.shape[0], : image.shape[1]] = image
     x, y, p = find_peaks(runtime(padded)[0], floor)
-    radius = MATCH_RADIUS_UM / field.mpp
-    kept = merge(x * STRIDE, y * STRIDE, p, radius)
-    xy, p = np.stack([x, y], 1)[kept] * STRIDE, p[kept]
-    hit = match(xy, p, field.figures, radius) >= 0
-    doubt = match(xy, np.where(hit, -1.0, p), field.doubtful, radius) >= 0
-    count = hit | ~doubt
-    return Detections(p[count], hit[count], len(field.figures), field.area_mm2)
+    xy = np.stack([x, y], 1) * STRIDE
+    kept = merge(xy[:, 0], xy[:, 1], p, MATCH_RADIUS_UM / field.mpp)
+    return xy[kept], p[kept]
 
 
 def _card(
@@ -125,6 +170,11 @@ def _card(
         margin_px=MARGIN_PX,
         classes=("mitotic figure",),
         operating_point=OperatingPoint(threshold=threshold, criterion="greatest F1 at 7.5 µm", dataset=where),
+        sensitive=OperatingPoint(
+            threshold=round_down(found.threshold_at_recall(SENSITIVE_RECALL)),
+            criterion=f"recall {SENSITIVE_RECALL:g} at 7.5 µm",
+            dataset=where,
+        ),
         parameters=parameters,
         sha256=sha256,
     )

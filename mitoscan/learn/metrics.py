@@ -95,6 +95,12 @@ class Detections:
         below = p[best + 1] if best + 1 < len(p) else 0.0
         return float((p[best] + below) / 2)
 
+    def threshold_at_recall(self, recall: float) -> float:
+        """Give the highest threshold with at least this recall; the lowest score where none reaches it."""
+        p, _, recalls = self.curve()
+        reached = np.flatnonzero(recalls >= recall)
+        return float(p[reached[0]] if len(reached) else p.min(initial=1.0))
+
     def average_precision(self) -> float:
         """Area under the precision–recall curve (precision made monotone; missed figures count)."""
         _, precision, recall = self.curve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mitoscan.config import load_config
@@ -12,7 +13,9 @@ from mitoscan.learn.detector import train_detector
 from mitoscan.models.card import CARD_NAME, ModelCard
 
 
-def train_from_config(task: str, name: str, data: Path, out: Path) -> ModelCard:
+def train_from_config(
+    task: str, name: str, data: Path, out: Path, on_step: Callable[[int, int], None] = lambda _, __: None
+) -> ModelCard:
     """Train what a config says.
 
     Parameters
@@ -24,7 +27,9 @@ def train_from_config(task: str, name: str, data: Path, out: Path) -> ModelCard:
     data
         Folder with ``amf/`` and ``detection/``.
     out
-        The model's folder; must not hold a model yet.
+        The model's folder; must not hold a model yet. An interrupted training in it goes on.
+    on_step
+        Told how many steps are done, of how many.
 
     Raises
     ------
@@ -39,6 +44,10 @@ def train_from_config(task: str, name: str, data: Path, out: Path) -> ModelCard:
     if (out / CARD_NAME).exists():
         raise OutputError("a model is there already", path=out, remedy="Choose another folder with -o.")
     command, source = f"mitoscan train {task} {Path(name).stem}", Path(name).stem
+
+    def stepped(done: int) -> None:
+        on_step(done, config.steps)
+
     if isinstance(config, ClassifierTraining):
-        return train_classifier(config, data, out, command, source)
-    return train_detector(config, data, out, command, source)
+        return train_classifier(config, data, out, command, source, stepped)
+    return train_detector(config, data, out, command, source, stepped)

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mitoscan.learn.config import DetectorTraining
-from mitoscan.learn.data import CropSet, Field, Float, UInt8
+from mitoscan.learn.data import CropSet, Float, UInt8
+from mitoscan.learn.fields import Field
 
 
 def class_balanced(
@@ -46,12 +47,12 @@ class CropSampler:
             field, xy = self._negatives[rng.integers(len(self._negatives))]
         else:
             field = int(rng.integers(len(self.fields)))
-            height, width = self.fields[field].image.shape[:2]
-            xy = rng.uniform(0, (width, height))
+            pixels = self.fields[field].pixels
+            xy = rng.uniform(0, (pixels.width, pixels.height))
         chosen = self.fields[field]
         centre = np.round(xy + jitter)
         return (
-            cut(chosen.image, centre, self.side),
+            chosen.pixels.cut(centre, self.side),
             chosen.figures - centre,
             chosen.doubtful - centre,
         )
@@ -82,14 +83,3 @@ def neighbours(crops: CropSet) -> list[Float]:
         for i, offset in zip(members, offsets, strict=True):
             result[i] = offset[(np.abs(offset) < half).all(axis=1)]
     return result
-
-
-def cut(image: UInt8, centre: Float, side: int) -> UInt8:
-    """Cut the ``side`` × ``side`` square about ``centre`` (x, y; px); white where it leaves the image."""
-    height, width = image.shape[:2]
-    left, top = (int(c) - side // 2 for c in centre)
-    square = np.full((side, side, 3), 255, np.uint8)
-    x0, x1 = np.clip((left, left + side), 0, width)
-    y0, y1 = np.clip((top, top + side), 0, height)
-    square[y0 - top : y1 - top, x0 - left : x1 - left] = image[y0:y1, x0:x1]
-    return square

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mitoscan.config import Frozen, build
+from mitoscan.config import Frozen, PointName, build
 from mitoscan.errors import ModelError
 
 CARD_NAME, WEIGHTS_NAME = "card.json", "model.safetensors"
@@ -104,6 +104,8 @@ class ModelCard(Frozen):
     classes: tuple[str, ...]
     subtypes: tuple[str, ...] = ()
     operating_point: OperatingPoint
+    sensitive: OperatingPoint | None = None
+    """Detector: a second operating point that misses fewer figures."""
     validation: Counts | None = None
     """Classifier: what the corrected AMF rate is computed from."""
     metrics: tuple[Metric, ...] = ()
@@ -112,6 +114,23 @@ class ModelCard(Frozen):
     licence: str
     intended_use: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    def point(self, name: PointName) -> OperatingPoint:
+        """Give an operating point by name.
+
+        Raises
+        ------
+        ModelError
+            When the card has no sensitive one.
+        """
+        if name == "balanced":
+            return self.operating_point
+        if self.sensitive is None:
+            raise ModelError(
+                f"the card of {self.name} has no sensitive operating point",
+                remedy="Give --threshold instead.",
+            )
+        return self.sensitive
 
 
 def sha256_of(path: Path) -> str:

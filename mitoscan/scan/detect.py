@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from shapely import MultiPolygon, box
 
-from mitoscan.config import Device
+from mitoscan.config import Device, PointName
 from mitoscan.models.card import ModelCard
 from mitoscan.models.runtime import Runtime, load_runtime
 from mitoscan.models.zoo import find_model
@@ -147,7 +147,10 @@ def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
 
 
 def load_detector(
-    name_or_folder: str | Path | None = None, device: Device = "auto", threshold: float | None = None
+    name_or_folder: str | Path | None = None,
+    device: Device = "auto",
+    threshold: float | None = None,
+    operating_point: PointName = "balanced",
 ) -> Detector:
     """Load a detector.
 
@@ -159,6 +162,8 @@ def load_detector(
         ``auto``, ``cpu`` (OpenVINO), ``cuda`` or ``mps`` (torch).
     threshold
         Overrides the card's operating point.
+    operating_point
+        Which of the card's two: ``balanced`` (greatest F1) or ``sensitive`` (fewer figures missed).
 
     Raises
     ------
@@ -168,4 +173,6 @@ def load_detector(
         When the device is not available.
     """
     folder, card = find_model(name_or_folder, "detector")
+    if threshold is None:
+        threshold = card.point(operating_point).threshold
     return Detector(card, load_runtime(folder, card, device), threshold)

@@ -70,7 +70,7 @@ class Thresholds:
         """Take the cards' operating points, the detector's unless the configuration overrides it."""
         given = config.threshold
         return cls(
-            detector.operating_point.threshold if given is None else given,
+            detector.point(config.operating_point).threshold if given is None else given,
             classifier.operating_point.threshold,
         )
 

@@ -78,7 +78,9 @@ def load_models(config: ScanConfig) -> Models:
     classifier = load_classifier(config.classifier, config.device)
     if config.subtypes:
         classifier.require_subtypes()
-    return Models(load_detector(config.detector, config.device, config.threshold), classifier)
+    return Models(
+        load_detector(config.detector, config.device, config.threshold, config.operating_point), classifier
+    )
 
 
 def scan_slide(

@@ -1,0 +1,72 @@
+"""``mitoscan evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+
+from mitoscan.cli.options import DataOption, DeviceName, DeviceOption, OperatingPointName, OutOption
+
+app = typer.Typer(help="Measure a model on labelled data.", no_args_is_help=True)
+
+
+@app.command("detector")
+def evaluate_detector(
+    data: DataOption,
+    out: OutOption,
+    model: Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")] = None,
+    slide: Annotated[
+        list[str] | None, typer.Option(help="Only this slide; repeat for more. Default: all of the data.")
+    ] = None,
+    coco: Annotated[
+        Path | None, typer.Option(help="MIDOG's JSON instead of detection/fields.csv; relative to --data.")
+    ] = None,
+    images: Annotated[Path, typer.Option(help="Folder of its pictures; relative to --data.")] = Path("."),
+    mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of its pictures, if they state none.")
+    ] = None,
+    negative: Annotated[
+        list[Path] | None, typer.Option(help="A slide with next to no figures, for false alarms per mm².")
+    ] = None,
+    unlabelled: Annotated[
+        bool,
+        typer.Option("--unlabelled/--no-unlabelled", help="Count false alarms on unlabelled fields too."),
+    ] = False,
+    shifts: Annotated[
+        bool, typer.Option("--shifts/--no-shifts", help="Measure again under JPEG, hue and mpp shifts.")
+    ] = False,
+    threshold: Annotated[float | None, typer.Option(help="Instead of the card's operating point.")] = None,
+    operating_point: Annotated[
+        OperatingPointName, typer.Option(help="Which of the card's two.")
+    ] = OperatingPointName.balanced,
+    device: DeviceOption = DeviceName.auto,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Match detections to labels within 7.5 µm: F1, average precision, FROC, with 95 % intervals by slide."""
+    from mitoscan.learn.config import CocoFile
+    from mitoscan.learn.evaluate import evaluate_detector, markdown
+    from mitoscan.learn.fields import load_coco, load_fields, only_slides
+    from mitoscan.scan.detect import load_detector
+
+    detector = load_detector(model, device.value, threshold, operating_point.value)
+    if coco is None:
+        fields = load_fields(data / "detection", slide or None)
+    else:
+        spec = CocoFile(file=str(coco), images=str(images), mpp=mpp)
+        fields = only_slides(load_coco(spec, data, detector.card.mpp), slide, data / coco)
+    result = evaluate_detector(
+        detector,
+        fields,
+        out,
+        negatives=load_fields(data / "detection", labelled=False) if unlabelled else (),
+        negative_slides=negative or (),
+        shifts=shifts,
+        seed=seed,
+    )
+    console = Console()
+    console.print(Markdown(markdown(result, detector.card.name)))
+    console.print(f"Written to {out}", soft_wrap=True)
