@@ -27,6 +27,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 ONLY_IMPORTER = {
     "openslide": "slide/reader.py",
     "openvino": "models/runtime.py",
+    "psutil": "cohort/system.py",
     "tiatoolbox": "slide/tiatoolbox_reader.py",
 }
 

@@ -243,7 +243,7 @@ def test_slides_csv_has_a_row_a_slide_and_empty_cells_for_what_is_not_defined(tm
 
 def test_slides_csv_without_slides_has_its_header(tmp_path):
     write_slides_csv([], tmp_path / "slides.csv")
-    assert list(pd.read_csv(tmp_path / "slides.csv"))[:3] == ["slide_id", "path", "mpp_x"]
+    assert list(pd.read_csv(tmp_path / "slides.csv"))[:3] == ["slide_id", "case_id", "path"]
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"slide_id": 3}', "\xff"])

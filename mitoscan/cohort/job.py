@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mitoscan.config import ScanConfig
-from mitoscan.scan.score import SlideSummary
+
+if TYPE_CHECKING:  # a worker that has nothing to do yet should start without the scientific libraries
+    from mitoscan.scan.score import SlideSummary
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,26 @@ class Failed:
     """The slide could not be done; the worker is free for the next one."""
 
     stage: str
-    """Where it happened: open, tissue, detect, classify, write, or worker (the process itself ended)."""
+    """Where it happened: models, open, tissue, detect, classify, write, or worker (the process ended)."""
     error: str
     """Class of the error."""
     message: str
     remedy: str
     exit_code: int
-    transient: bool
+    transient: bool = False
     """Whether another attempt may succeed: a killed worker or a read that failed, not a broken file."""
+    fatal: bool = False
+    """No other slide would fare better (disk full, no such model): the batch ends."""
+    traceback: str = ""
+    """Of an error that nobody foresaw."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The engine was stopped before the slide was finished; no other file of it is there than before."""
+
+
+Outcome = Done | Failed | Dropped
 
 
 @dataclass(frozen=True)
@@ -68,20 +82,27 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker is through with a slide."""
+    """The engine is through with a slide."""
 
     slide_id: str
-    outcome: Done | Failed
+    outcome: Outcome
 
 
 Event = Started | Progressed | Ended
+Report = Callable[[Progressed], None]
+SlideFunction = Callable[[Job, Report], Done | Failed]
+"""Does one slide in the process it is called in, and raises nothing: ``work.do_slide``, or a test's own.
+Importable by name, since it goes to other processes."""
 
 
 class Engine(Protocol):
-    """Runs jobs, each kept apart from the others; knows nothing of retries, resume or tables."""
+    """Runs jobs, each kept apart from the others; knows nothing of retries, resume or tables.
+
+    Every job submitted gets exactly one ``Ended``, also after ``stop``.
+    """
 
     slots: int
-    """Slides done at once; the batch keeps no more than twice as many submitted."""
+    """Jobs that it wants to hold at once, running or waiting; the batch submits no more."""
 
     def submit(self, job: Job) -> None:
         """Queue a job and return at once."""
@@ -90,7 +111,7 @@ class Engine(Protocol):
         """Give what has happened since the last call; wait up to ``timeout_s`` for something to happen."""
 
     def stop(self, *, now: bool) -> None:
-        """Start no further job. ``now``: end the running ones too, leaving nothing half-written."""
+        """Drop the jobs that wait. ``now``: end the running ones too, leaving nothing half-written."""
 
     def close(self) -> None:
         """Free workers and connections; called once, at the end, also after an error."""

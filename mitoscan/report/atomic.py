@@ -22,7 +22,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     OutputError
         When the system refuses; the temporary file is gone then and an old ``path`` unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -35,6 +35,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Give a name in the same folder that nobody else uses, hidden and known to `is_temporary`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file has a name that ``write_atomically`` gives to what is not whole yet."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _sync_folder(folder: Path) -> None:

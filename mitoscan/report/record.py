@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -36,8 +37,11 @@ _PACKAGES = (
 )
 
 
-def run_record(result: SlideResult) -> dict[str, Any]:
-    """Describe the slide, models, configuration, software, machine and times of a result."""
+def run_record(result: SlideResult, inputs: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Describe the slide, models, configuration, software, machine and times of a result.
+
+    ``inputs``: what the result was made from, for a later run that asks whether to make it again.
+    """
     info, summary = result.info, result.summary
     started = result.finished - timedelta(seconds=summary.seconds)
     return {
@@ -59,10 +63,18 @@ def run_record(result: SlideResult) -> dict[str, Any]:
         "detector": _model(result.detector, summary.detector_threshold),
         "classifier": _model(result.classifier, summary.classifier_threshold),
         "config": result.config.model_dump(mode="json"),
+        "inputs": dict(inputs or {}),
         "qc_flags": list(summary.qc_flags),
         "started_utc": started.isoformat(timespec="seconds"),
         "finished_utc": result.finished.isoformat(timespec="seconds"),
         "seconds": {"total": summary.seconds} | {name: round(s, 3) for name, s in result.seconds.items()},
+        **surroundings(),
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """Describe the command, the software and the machine of this process."""
+    return {
         "command": printable(shlex.join(sys.argv)),
         "python": platform.python_version(),
         "versions": package_versions(),
@@ -70,9 +82,9 @@ def run_record(result: SlideResult) -> dict[str, Any]:
     }
 
 
-def record_bytes(result: SlideResult) -> bytes:
-    """Give record.json."""
-    return (json.dumps(run_record(result), indent=2, ensure_ascii=False) + "\n").encode()
+def record_bytes(result: SlideResult, inputs: Mapping[str, object] | None = None) -> bytes:
+    """Give record.json; see `run_record`."""
+    return (json.dumps(run_record(result, inputs), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def package_versions() -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from mitoscan.errors import OutputError
-from mitoscan.report.atomic import write_atomically
+from mitoscan.report.atomic import is_temporary, write_atomically
 from mitoscan.report.figures import overview
 from mitoscan.report.geojson import geojson_bytes
 from mitoscan.report.pictures import PICTURES_NAME, pictures_bytes
@@ -22,11 +24,20 @@ RECORD_NAME = "record.json"
 
 _MAX_NAME_BYTES = 120
 _UNSAFE = re.compile(r"[^\w .,()+=@#&-]")
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that Windows gives to devices."""
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|(slides|failures)\.csv|run\.json|report\.html|shards",
+    re.IGNORECASE,
+)
+"""Names that Windows gives to devices, and those of other files in the output folder."""
 
 
-def write_slide(result: SlideResult, out: Path, *, overwrite: bool = False) -> Path:
+def write_slide(
+    result: SlideResult,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    inputs: Mapping[str, object] | None = None,
+) -> Path:
     """Write findings.csv, findings.geojson, summary.json, overview.png, pictures.zip and record.json.
 
     They go to ``out/<slide_id>/``. Each file appears only when it is whole and the record comes last, so a
@@ -40,6 +51,8 @@ def write_slide(result: SlideResult, out: Path, *, overwrite: bool = False) -> P
         The output folder, made where needed.
     overwrite
         Replace a finished result.
+    inputs
+        What the result was made from; goes into the record, for a batch that is run again.
 
     Returns
     -------
@@ -60,7 +73,7 @@ def write_slide(result: SlideResult, out: Path, *, overwrite: bool = False) -> P
         "summary.json": summary_bytes(result.summary),
         "overview.png": picture.getvalue(),
         PICTURES_NAME: pictures_bytes(result),
-        RECORD_NAME: record_bytes(result),
+        RECORD_NAME: record_bytes(result, inputs),
     }
     try:
         folder.mkdir(exist_ok=True)
@@ -96,6 +109,14 @@ def ensure_writable(out: Path, slide_id: str, overwrite: bool) -> Path:
     except OSError as exc:
         raise _refused(folder, exc) from exc
     return folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of a run that was killed; only for who alone writes to ``folder``."""
+    with contextlib.suppress(OSError):  # none there, or not ours to remove: they do no harm
+        for path in folder.iterdir():
+            if is_temporary(path):
+                path.unlink()
 
 
 def folder_name(slide_id: str) -> str:

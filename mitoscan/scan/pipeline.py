@@ -114,6 +114,7 @@ def scan_slide(
         models = models or load_models(config)
     with open_slide(path, mpp=config.mpp) as slide:
         info = slide.info
+        progress.start("finding tissue", 0, 0.0)
         with watch.stage("tissue"):
             area = scan_area(slide, config)
         with watch.stage("thumbnail"):

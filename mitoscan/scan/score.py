@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import Field
 from scipy import stats
 
 from mitoscan import __version__
@@ -56,6 +57,8 @@ class SlideSummary(Frozen):
     """The numbers of one slide: summary.json, and a row of slides.csv. None: not defined for this slide."""
 
     slide_id: str
+    case_id: str = ""
+    """Empty unless a manifest names the case."""
     path: str
     mpp_x: float
     mpp_y: float
@@ -97,6 +100,8 @@ class SlideSummary(Frozen):
     """First 12 digits."""
     mitoscan_version: str
     seconds: float
+    notes: dict[str, str] = Field(default_factory=dict)
+    """Further columns of the manifest."""
 
 
 def garwood_interval(count: int, exposure: float, level: float = 0.95) -> Interval:

@@ -1,0 +1,157 @@
+"""Which slides are finished already, and why others are not.
+
+A result counts as finished when its record says that it was made from the same inputs:
+
+- the slide: its size in bytes and time of change (a slide of several files: of all of them);
+- the settings that change the result: the operating point in force, mpp, the content of the ROI file, the
+  hot spot's area, tissue mask, subtypes, QuPath's origin, fewest figures for a rate without a flag;
+- the checksums of both models' weights.
+
+Not the settings on which findings do not depend (readers, batch size, tile grid), nor the device: devices
+agree within rounding. Nor the version of mitoscan, but ``GENERATION``, which is raised when a change of the
+code changes findings. Slide id, case and notes describe a slide and need no new scan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mitoscan.cohort.job import Job
+from mitoscan.config import ScanConfig
+from mitoscan.errors import DataError
+from mitoscan.models.card import ModelCard
+from mitoscan.models.zoo import find_model
+from mitoscan.report.tables import read_summary
+from mitoscan.report.writer import RECORD_NAME, folder_name
+from mitoscan.scan.score import SlideSummary
+
+Inputs = dict[str, str | int | float | bool | None]
+"""What a result was made from: part of record.json."""
+
+GENERATION = 1
+_NAMES = {
+    "generation": "how mitoscan computes",
+    "slide_bytes": "slide replaced: bytes",
+    "slide_mtime_ns": "slide replaced: time of change",
+    "detector_sha256": "detector",
+    "classifier_sha256": "classifier",
+    "roi_sha256": "regions of interest",
+}
+_CHECKSUM_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The slide has a result of these inputs."""
+
+    summary: SlideSummary
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The slide is to be done."""
+
+    reason: str
+    """Why an older result does not count; empty when there is none."""
+
+
+def load_cards(config: ScanConfig) -> tuple[ModelCard, ModelCard]:
+    """Read the cards of the detector and the classifier that ``config`` names; no weights are loaded.
+
+    Raises
+    ------
+    ModelError
+        When there is no such model, or its card is faulty.
+    """
+    return find_model(config.detector, "detector")[1], find_model(config.classifier, "classifier")[1]
+
+
+def inputs_of(job: Job, detector: ModelCard, classifier: ModelCard) -> Inputs:
+    """Gather everything that decides the result of a slide; opens no slide."""
+    config, (size, mtime_ns) = job.config, stat_of(job.path)
+    return {
+        "generation": GENERATION,
+        "slide_bytes": size,
+        "slide_mtime_ns": mtime_ns,
+        "detector_sha256": detector.sha256,
+        "threshold": detector.operating_point.threshold if config.threshold is None else config.threshold,
+        "classifier_sha256": classifier.sha256,
+        "atypical_threshold": classifier.operating_point.threshold,
+        "subtypes": config.subtypes,
+        "mpp": config.mpp,
+        "roi_sha256": _sha256(config.roi),
+        "tissue_mask": config.tissue_mask,
+        "hotspot_mm2": config.hotspot_mm2,
+        "min_figures": config.min_figures,
+        "qupath_crop": config.qupath_crop,
+    }
+
+
+def stat_of(path: Path) -> tuple[int, int]:
+    """Give bytes and newest time of change (ns) of a slide with all its files; zeros when it is not there.
+
+    Beside the file itself these are the files of an NGFF folder, and of the folder that belongs to a MIRAX
+    slide.
+    """
+    size = newest = 0
+    for file in _files(path):
+        with contextlib.suppress(OSError):
+            stat = os.stat(file)
+            size, newest = size + stat.st_size, max(newest, stat.st_mtime_ns)
+    return size, newest
+
+
+def _files(path: Path) -> Iterator[str | Path]:
+    yield path
+    folder = path.with_suffix("") if path.suffix.lower() == ".mrxs" else path
+    if folder.is_dir():
+        for root, _, names in os.walk(folder):
+            yield from (os.path.join(root, name) for name in names)
+
+
+def look(job: Job, detector: ModelCard, classifier: ModelCard) -> Finished | Missing:
+    """Say whether the slide's folder holds a result of the job's inputs, from a stat and two small files."""
+    folder = job.out / folder_name(job.slide_id)
+    try:
+        record = json.loads((folder / RECORD_NAME).read_bytes())
+        summary = read_summary(folder / "summary.json")
+    except FileNotFoundError:
+        return Missing("")
+    except (OSError, ValueError, DataError) as error:
+        return Missing(f"its result cannot be read: {error}")
+    made_from = record.get("inputs") if isinstance(record, dict) else None
+    if not isinstance(made_from, dict):
+        return Missing("its record does not say what it was made from")
+    wanted = inputs_of(job, detector, classifier)
+    reasons = [_change(name, made_from.get(name), new) for name, new in wanted.items()]
+    differing = [reason for reason in reasons if reason]
+    return Missing("; ".join(differing)) if differing else Finished(summary)
+
+
+def _change(name: str, old: object, new: object) -> str:
+    if old == new:
+        return ""
+    said = _NAMES.get(name, name.replace("_", " "))
+    return f"{said} {_short(name, old)} → {_short(name, new)}"
+
+
+def _short(name: str, value: object) -> str:
+    if value is None:
+        return "none"
+    return str(value)[:_CHECKSUM_DIGITS] if name.endswith("sha256") else str(value)
+
+
+def _sha256(path: Path | None) -> str | None:
+    """Give the checksum of a small file; one that cannot be read is found out when the slide is scanned."""
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return "unreadable"
