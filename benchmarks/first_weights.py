@@ -11,19 +11,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from mitoscan import load_classifier, load_detector
-from mitoscan.learn.data import load_amibr, read_image
+from mitoscan.learn.data import load_amibr, load_atnorm
 from mitoscan.learn.detector import detect_all
 from mitoscan.learn.fields import load_fields
 from mitoscan.learn.metrics import Detections, binary_metrics
-
-
-def atnorm(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Crops of AtNorM-Br and which of them are atypical."""
-    paths = sorted(p for kind in ("Atypical", "Normal") for p in (folder / kind).glob("*.[jp][pn]g"))
-    return np.stack([read_image(p) for p in paths]), np.array([p.parent.name == "Atypical" for p in paths])
 
 
 def print_detector(folder: Path) -> None:
@@ -45,15 +37,16 @@ def main() -> None:
     data = parser.parse_args().data
     folder = data / "amf"
     classifier = load_classifier(device="cpu")
-    test = load_amibr(folder, "test")
-    sets = {"AMi-Br test": (test.images, test.atypical), "AtNorM-Br": atnorm(folder / "AtNorM-Br")}
+    sets = {"AMi-Br test": load_amibr(folder, "test"), "AtNorM-Br": load_atnorm(folder, "AtNorM-Br")}
     print("| test set | crops (AMF) | balanced accuracy | AUROC | sensitivity | specificity |")
     print("|---|---|---|---|---|---|")
-    for name, (images, atypical) in sets.items():
-        m = binary_metrics(classifier.predict(images), atypical, classifier.threshold)
+    for name, crops in sets.items():
+        m = binary_metrics(classifier.predict(crops.images), crops.atypical, classifier.threshold)
         figures = (m.balanced_accuracy, m.auroc, m.sensitivity, m.specificity)
         print(
-            f"| {name} | {len(images)} ({atypical.sum()}) | " + " | ".join(f"{v:.4f}" for v in figures) + " |"
+            f"| {name} | {len(crops)} ({crops.atypical.sum()}) | "
+            + " | ".join(f"{v:.4f}" for v in figures)
+            + " |"
         )
     print_detector(data / "detection")
 

@@ -48,7 +48,7 @@ def evaluate_detector(
 ) -> None:
     """Match detections to labels within 7.5 µm: F1, average precision, FROC, with 95 % intervals by slide."""
     from mitoscan.learn.config import CocoFile
-    from mitoscan.learn.evaluate import evaluate_detector, markdown
+    from mitoscan.learn.evaluate_detector import evaluate_detector, markdown
     from mitoscan.learn.fields import load_coco, load_fields, only_slides
     from mitoscan.scan.detect import load_detector
 
@@ -69,4 +69,36 @@ def evaluate_detector(
     )
     console = Console()
     console.print(Markdown(markdown(result, detector.card.name)))
+    console.print(f"Written to {out}", soft_wrap=True)
+
+
+@app.command("classifier")
+def evaluate_classifier(
+    data: Annotated[
+        Path,
+        typer.Option(envvar="MITOSCAN_DATA", help="The AMi-Br_Benchmark folder, or one with it as amf/."),
+    ],
+    out: OutOption,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Shipped name, or folder with card.json; repeat to compare the first with others."),
+    ] = None,
+    device: DeviceOption = DeviceName.auto,
+    resamples: Annotated[int, typer.Option(min=20, help="Of the bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Measure AMF classifiers on the published test sets, beside the published models and the experts."""
+    from mitoscan.learn.evaluate_classifier import evaluate_classifiers, load_test_sets, markdown
+    from mitoscan.scan.classify import load_classifier
+
+    chosen: list[str | None] = [*(model or [None])]
+    loaded = [load_classifier(name, device.value) for name in chosen]
+    names = [c.card.name for c in loaded]
+    if len(set(names)) < len(names):  # the same name in two folders
+        names = [str(name) for name in chosen]
+    result = evaluate_classifiers(
+        dict(zip(names, loaded, strict=True)), load_test_sets(data), out, resamples=resamples, seed=seed
+    )
+    console = Console()
+    console.print(Markdown(markdown(result)))
     console.print(f"Written to {out}", soft_wrap=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mitoscan.learn.augment import random_affine, random_focus, stain_jitter, to_uint8
 from mitoscan.learn.config import DetectorTraining
 from mitoscan.learn.data import load_amibr
-from mitoscan.learn.detector_eval import LOWEST_P, match_field, pooled
+from mitoscan.learn.detector_metrics import LOWEST_P, match_field, pooled
 from mitoscan.learn.fields import Field, load_datasets, refuse_leak
 from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import gaussian_targets, heatmap_focal
@@ -135,7 +135,7 @@ def _batch_loss(
 def detect_all(runtime: Runtime, fields: list[Field], floor: float = LOWEST_P) -> Detections:
     """Run a detector's runtime over whole fields, each in one piece, and match what it finds.
 
-    Quicker than going tile by tile as a scan does (``detector_eval.finder``), with the same scores inside.
+    Quicker than going tile by tile as a scan does (``detector_metrics.finder``), with the same scores inside.
     """
     return pooled([match_field(field, *_find(runtime, field, floor)) for field in fields])
 

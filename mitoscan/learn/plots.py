@@ -101,6 +101,34 @@ def reliability(p: Float, true: npt.NDArray[np.bool_], title: str, path: Path) -
     _save(figure, path)
 
 
+def roc(curves: Mapping[str, tuple[Float, npt.NDArray[np.bool_]]], title: str, path: Path) -> None:
+    """Draw a ROC curve a model from its scores and the truth."""
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    figure, axes = _axes(title, "1 − specificity", "sensitivity")
+    for name, (p, true) in curves.items():
+        fpr, tpr, _ = roc_curve(true, p)
+        axes.plot(fpr, tpr, label=f"{name}, AUROC {roc_auc_score(true, p):.3f}")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.legend(fontsize="small", loc="lower right")
+    _save(figure, path)
+
+
+def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+    """Draw counts, (K, K), rows the truth; shaded by the share of the row."""
+    figure, axes = _axes("Subtypes", "called", "true (expert 1)")
+    axes.grid(visible=False)
+    axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    ticks = [name.replace("_", " ") for name in names]
+    axes.set_xticks(range(len(names)), ticks, rotation=45, ha="right", fontsize="small")
+    axes.set_yticks(range(len(names)), ticks, fontsize="small")
+    for (row, column), count in np.ndenumerate(counts):
+        dark = count > 0.5 * max(counts[row].sum(), 1)
+        axes.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
+    _save(figure, path)
+
+
 def contact_sheet(crops: Sequence[tuple[str, UInt8]], path: Path) -> None:
     """Put captioned crops, uint8 (S, S, 3), on one sheet."""
     rows = max(1, -(-len(crops) // COLUMNS))

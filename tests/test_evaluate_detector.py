@@ -15,8 +15,8 @@ from torch import nn
 from mitoscan.errors import DataError, ModelError, OutputError
 from mitoscan.learn.config import CocoFile, DetectorTraining
 from mitoscan.learn.detector import calibrate
-from mitoscan.learn.detector_eval import SHIFTS, finder, match_field, pooled, recall_at, table
-from mitoscan.learn.evaluate import evaluate_detector, markdown
+from mitoscan.learn.detector_metrics import SHIFTS, finder, match_field, pooled, recall_at, table
+from mitoscan.learn.evaluate_detector import evaluate_detector, markdown
 from mitoscan.learn.fields import Field, Picture, load_coco, load_datasets, refuse_leak
 from mitoscan.learn.metrics import Detections
 from mitoscan.learn.train import CHECKPOINT, LOG, STATE, fit

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mitoscan.config import ScanConfig
 from mitoscan.learn import plots
-from mitoscan.learn.detector_eval import (
+from mitoscan.learn.detector_metrics import (
     SHIFTS,
     Find,
     Matched,
