@@ -91,7 +91,7 @@ def evaluate_classifier(
     from mitoscan.learn.evaluate_classifier import evaluate_classifiers, load_test_sets, markdown
     from mitoscan.scan.classify import load_classifier
 
-    chosen: list[str | None] = [*(model or [None])]
+    chosen: list[str | None] = list(model) if model else [None]
     loaded = [load_classifier(name, device.value) for name in chosen]
     names = [c.card.name for c in loaded]
     if len(set(names)) < len(names):  # the same name in two folders
