@@ -25,6 +25,7 @@ RANK = {name: rank for rank, group in enumerate(ORDER) for name in group}
 SOURCE = Path(__file__).parents[1] / "mitoscan"
 MODULES = sorted(SOURCE.rglob("*.py"))
 ONLY_IMPORTER = {
+    "jinja2": "report/html.py",
     "openslide": "slide/reader.py",
     "openvino": "models/runtime.py",
     "psutil": "cohort/system.py",

@@ -31,6 +31,7 @@ FILES = {
     "overview.png",
     "pictures.zip",
     "record.json",
+    "report.html",
 }
 
 

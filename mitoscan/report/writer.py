@@ -14,6 +14,7 @@ from mitoscan.errors import OutputError
 from mitoscan.report.atomic import is_temporary, write_atomically
 from mitoscan.report.figures import overview
 from mitoscan.report.geojson import geojson_bytes
+from mitoscan.report.page import PAGE_NAME, page_bytes
 from mitoscan.report.pictures import PICTURES_NAME, pictures_bytes
 from mitoscan.report.record import record_bytes
 from mitoscan.report.tables import findings_bytes, summary_bytes
@@ -38,7 +39,7 @@ def write_slide(
     overwrite: bool = False,
     inputs: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write findings.csv, findings.geojson, summary.json, overview.png, pictures.zip and record.json.
+    """Write report.html, the tables, GeoJSON, pictures and record of a result.
 
     They go to ``out/<slide_id>/``. Each file appears only when it is whole and the record comes last, so a
     folder with a record is a finished result; an old record goes before anything else is touched.
@@ -73,6 +74,7 @@ def write_slide(
         "summary.json": summary_bytes(result.summary),
         "overview.png": picture.getvalue(),
         PICTURES_NAME: pictures_bytes(result),
+        PAGE_NAME: page_bytes(result),
         RECORD_NAME: record_bytes(result, inputs),
     }
     try:

@@ -1,0 +1,63 @@
+// The histogram of p_atypical and the slider that recounts.
+
+const Threshold = (() => {
+  const BINS = 50;
+  const slider = byId('threshold');
+  const value = () => Number(slider.value);
+
+  function show() {
+    const [amf, mf] = countAtypical(value());
+    byId('threshold-value').textContent = value().toFixed(3);
+    const own = value() === DATA.threshold ? ' This is the model’s own threshold.' : '';
+    byId('threshold-counts').textContent = `${rateInWords(amf, mf)}.${own}`;
+    draw();
+  }
+
+  function draw() {
+    const svg = byId('histogram');
+    const counts = bins();
+    const highest = Math.max(1, ...counts.map(([below, above]) => below + above));
+    svg.setAttribute('viewBox', `0 0 ${BINS} 100`);
+    svg.setAttribute('preserveAspectRatio', 'none');
+    svg.replaceChildren(svg.querySelector('title'));
+    counts.forEach(([below, above], i) => {
+      const [low, high] = [(below / highest) * 96, (above / highest) * 96];
+      svg.append(makeSvg('rect', { class: 'nmf', x: i + 0.05, y: 100 - low, width: 0.9, height: low }));
+      svg.append(makeSvg('rect', { class: 'amf', x: i + 0.05, y: 100 - low - high, width: 0.9, height: high }));
+    });
+    const at = value() * BINS;
+    svg.append(makeSvg('line', { class: 'cut', x1: at, x2: at, y1: 0, y2: 100 }));
+  }
+
+  // [below, at or above the threshold] for each bin.
+  function bins() {
+    const counts = Array.from({ length: BINS }, () => [0, 0]);
+    for (const figure of MITOTIC) {
+      const bin = Math.min(BINS - 1, Math.floor(figure.pAtypical * BINS));
+      counts[bin][figure.pAtypical >= value() ? 1 : 0] += 1;
+    }
+    return counts;
+  }
+
+  function reset() {
+    // A step of 0.001 would round a threshold of more digits.
+    slider.step = Number.isInteger(DATA.threshold * 1000) ? 0.001 : 'any';
+    slider.value = DATA.threshold;
+  }
+
+  function start(onMove) {
+    reset();
+    show();
+    slider.addEventListener('input', () => {
+      show();
+      onMove();
+    });
+    byId('threshold-reset').addEventListener('click', () => {
+      reset();
+      show();
+      onMove();
+    });
+  }
+
+  return { start, value };
+})();

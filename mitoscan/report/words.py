@@ -1,0 +1,84 @@
+"""The numbers of a slide in plain words, for the pages."""
+
+from __future__ import annotations
+
+from mitoscan.scan.score import SlideSummary
+
+_FLAGS = {
+    "mpp given by hand": "The pixel size was given by hand: every area and density depends on it.",
+    "slide coarser than the detector's mpp": "The slide is coarser than what the detector learnt from: "
+    "figures may be missed or miscalled.",
+    "few mitotic figures": "Few mitotic figures: the AMF rate says little, mind its interval.",
+    "hot spot cut to the slide": "The slide is smaller than the hot-spot window, which was cut to it.",
+}
+
+
+def flag_in_words(flag: str) -> str:
+    """Say what a QC flag means; one without a sentence of its own says it itself."""
+    return _FLAGS.get(flag, flag[:1].upper() + flag[1:] + ("" if flag.endswith(".") else "."))
+
+
+def figures(count: int) -> str:
+    """Say how many mitotic figures: ``1 mitotic figure``, ``12 mitotic figures``."""
+    return f"{count} mitotic figure{'' if count == 1 else 's'}"
+
+
+def number(value: float) -> str:
+    """Round to three digits, without the exponent that this gives large numbers."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Give an interval of numbers: ``36.6–63.3``."""
+    return f"{number(low or 0.0)}–{number(high or 0.0)}"
+
+
+def percent(value: float | None) -> str:
+    """Give a share in percent to a tenth: ``15.5 %``."""
+    return "–" if value is None else f"{value * 100:.1f} %"
+
+
+def percent_span(low: float | None, high: float | None) -> str:
+    """Give an interval of shares: ``10.6–22.2 %``."""
+    return f"{(low or 0.0) * 100:.1f}–{(high or 0.0) * 100:.1f} %"
+
+
+def density_sentence(summary: SlideSummary) -> str:
+    """Say count, density, interval and area."""
+    interval = span(summary.mf_per_mm2_low, summary.mf_per_mm2_high)
+    return (
+        f"{figures(summary.mf_count)} in {number(summary.tissue_mm2)} mm² scanned: "
+        f"{number(summary.mf_per_mm2)} per mm², 95 % interval {interval}."
+    )
+
+
+def rate_sentence(summary: SlideSummary) -> str:
+    """Say the AMF rate with its interval, or why there is none."""
+    if summary.amf_rate is None:
+        return "No mitotic figures were found, so there is no AMF rate."
+    interval = percent_span(summary.amf_rate_low, summary.amf_rate_high)
+    return (
+        f"{summary.amf_count} of {figures(summary.mf_count)} atypical: "
+        f"{percent(summary.amf_rate)}, 95 % interval {interval}."
+    )
+
+
+def corrected_sentence(summary: SlideSummary) -> str:
+    """Say the corrected AMF rate with its interval, or why there is none."""
+    if summary.amf_rate_corrected is None:
+        return (
+            "" if summary.amf_rate is None else "No corrected rate: this classifier's errors are not known."
+        )
+    interval = percent_span(summary.amf_rate_corrected_low, summary.amf_rate_corrected_high)
+    said = f"Corrected for the classifier's errors: {percent(summary.amf_rate_corrected)}, "
+    said += f"95 % interval {interval}."
+    if summary.amf_rate_corrected == 0:
+        said += " So few are not distinguishable from those errors."
+    return said
+
+
+def hotspot_sentence(summary: SlideSummary) -> str:
+    """Say the count of the hot spot and its area, or that there is none."""
+    if summary.hotspot_count is None or summary.hotspot_mm2 is None:
+        return "No hot spot without mitotic figures."
+    return f"{figures(summary.hotspot_count)} in the densest {number(summary.hotspot_mm2)} mm²."
