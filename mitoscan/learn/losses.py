@@ -74,3 +74,58 @@ def amf_and_subtype(
         return binary
     eight = F.cross_entropy(logits[:, 1:], subtype, ignore_index=-1, label_smoothing=smoothing)
     return binary + subtype_weight * eight
+
+
+def categorical_focal(logits: Tensor, target: Tensor, class_weight: Tensor, gamma: float) -> Tensor:
+    """Class-weighted focal loss (Lin et al. 2017) for soft targets; ``gamma`` 0 is cross-entropy.
+
+    Parameters
+    ----------
+    logits
+        (N, K).
+    target
+        float (N, K), rows that sum to 1, or to 0 where the truth is unknown.
+    class_weight
+        (K,), multiplies each class's term.
+    gamma
+        Down-weights what is already right.
+    """
+    log_p = F.log_softmax(logits, dim=1)
+    terms = class_weight * target * (1 - log_p.exp()) ** gamma * -log_p
+    return terms.sum() / target.sum().clamp(min=1)
+
+
+def adaptive_binary_focal(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary focal loss whose γ depends on the sample: 5 where p of the truth is below 0.2, else 3.
+
+    FLSD-53 of Mukhoti et al. 2020 (Calibrating deep neural networks using focal loss). ``logits`` and
+    ``target``, float in [0, 1] (soft labels allowed), are (N,).
+    """
+    p = logits.sigmoid()
+    of_truth = (target * p + (1 - target) * (1 - p)).detach()
+    gamma = torch.where(of_truth < 0.2, 5.0, 3.0)
+    right = target * (1 - p) ** gamma * F.softplus(-logits)
+    wrong = (1 - target) * p**gamma * F.softplus(logits)
+    return (right + wrong).mean()
+
+
+def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """Pull crops of one class together and push the others away (Khosla et al. 2020, eq. 2).
+
+    Parameters
+    ----------
+    features
+        (N, D); normalised here.
+    labels
+        int64 (N,). A class with a single member has nothing to be pulled to and is left out.
+    temperature
+        Smaller: harder.
+    """
+    z = F.normalize(features, dim=1)
+    itself = torch.eye(len(z), dtype=torch.bool)
+    similarity = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    log_p = similarity - similarity.logsumexp(dim=1, keepdim=True)
+    same = (labels[:, None] == labels) & ~itself
+    partners = same.sum(dim=1)
+    terms = -log_p.masked_fill(~same, 0).sum(dim=1)[partners > 0] / partners[partners > 0]
+    return terms.mean() if len(terms) else features.sum() * 0

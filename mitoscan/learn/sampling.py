@@ -18,6 +18,55 @@ def class_balanced(
     return rng.choice(len(atypical), size=batch, p=weight / weight.sum())
 
 
+def class_and_domain_balanced(
+    atypical: npt.NDArray[np.bool_], domain: npt.NDArray[np.str_], batch: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Draw the indices of a batch in which each class has the same chance within each domain.
+
+    Domains without one of the classes still have the same chance as the others.
+    """
+    _, group = np.unique(domain, return_inverse=True)
+    weight = np.zeros(len(atypical))
+    for g in np.unique(group):
+        classes = np.unique(atypical[group == g])
+        for value in classes:
+            members = (group == g) & (atypical == value)
+            weight[members] = 1 / (len(classes) * members.sum())
+    return rng.choice(len(atypical), size=batch, p=weight / weight.sum())
+
+
+class HardExamples:
+    """Draws more often what the network still gets wrong (hard-negative mining, online).
+
+    Keeps a moving average of each crop's loss; a share of every batch is drawn in proportion to it.
+
+    Parameters
+    ----------
+    count
+        Number of crops.
+    share
+        Part of a batch that is drawn by loss, 0 to 1.
+    memory
+        Decay of the moving average.
+    """
+
+    def __init__(self, count: int, share: float, memory: float = 0.7) -> None:
+        self._loss = np.ones(count)
+        self._share, self._memory = share, memory
+
+    def note(self, index: npt.NDArray[np.int64], loss: Float) -> None:
+        """Remember the losses of the crops at ``index``."""
+        self._loss[index] = self._memory * self._loss[index] + (1 - self._memory) * loss
+
+    def mix_in(self, index: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Replace a share of a batch's indices by hard ones."""
+        hard = rng.random(len(index)) < self._share
+        drawn = rng.choice(len(self._loss), size=int(hard.sum()), p=self._loss / self._loss.sum())
+        result = index.copy()
+        result[hard] = drawn
+        return result
+
+
 class CropSampler:
     """Draws square regions: of the fields about figures, about hard negatives or anywhere, and mosaics.
 
