@@ -37,6 +37,9 @@ class ScanConfig(Frozen):
     """p_mitosis from which a finding counts as a mitotic figure. None: the card's operating point."""
     operating_point: PointName = "balanced"
     """Which of the detector's operating points, where ``threshold`` is None."""
+    amf_threshold: float | None = Field(default=None, ge=0, le=1)
+    """p_atypical from which a mitotic figure counts as atypical. None: the card's operating point; the
+    corrected AMF rate is defined at no other."""
     hotspot_mm2: float = Field(default=2.0, gt=0)
     """Area of the 4:3 hot-spot window, mm²."""
     roi: Path | None = None

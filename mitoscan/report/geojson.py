@@ -154,7 +154,8 @@ def _geometry(area: BaseGeometry, origin: tuple[float, float]) -> Feature:
     Outer rings are counter-clockwise and holes clockwise by their numbers (RFC 7946).
     """
     shifted = shapely.transform(area, lambda points: points - np.asarray(origin))
-    rounded = shapely.set_precision(shapely.make_valid(shifted), GRID_PX)
+    # Normalised, so that an area read back from the file is written as the same bytes.
+    rounded = shapely.normalize(shapely.set_precision(shapely.make_valid(shifted), GRID_PX))
     polygons = [
         part
         for part in shapely.get_parts(shapely.get_parts(rounded))

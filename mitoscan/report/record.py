@@ -15,6 +15,7 @@ from typing import Any
 from mitoscan.models.card import ModelCard
 from mitoscan.scan.result import SlideResult
 from mitoscan.scan.score import printable
+from mitoscan.slide.base import SlideInfo
 
 SCHEMA_VERSION = 1
 _PACKAGES = (
@@ -59,9 +60,14 @@ def run_record(result: SlideResult, inputs: Mapping[str, object] | None = None) 
             "reader": info.reader,
             "objective": info.objective,
             "levels": len(info.levels),
+            "bounds_l0": _bounds(info),
         },
         "detector": _model(result.detector, summary.detector_threshold),
         "classifier": _model(result.classifier, summary.classifier_threshold),
+        "cards": {
+            "detector": result.detector.model_dump(mode="json"),
+            "classifier": result.classifier.model_dump(mode="json"),
+        },
         "config": result.config.model_dump(mode="json"),
         "inputs": dict(inputs or {}),
         "qc_flags": list(summary.qc_flags),
@@ -96,6 +102,11 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:  # an optional package, or a source tree that was never installed
             continue
     return found
+
+
+def _bounds(info: SlideInfo) -> list[float] | None:
+    box = info.bounds
+    return None if box is None else [box.x, box.y, box.width, box.height]
 
 
 def _model(card: ModelCard, threshold: float) -> dict[str, object]:

@@ -38,6 +38,7 @@ def write_slide(
     *,
     overwrite: bool = False,
     inputs: Mapping[str, object] | None = None,
+    instead: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write report.html, the tables, GeoJSON, pictures and record of a result.
 
@@ -54,6 +55,8 @@ def write_slide(
         Replace a finished result.
     inputs
         What the result was made from; goes into the record, for a batch that is run again.
+    instead
+        Contents of files, by name, that are not to be made from ``result``.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def write_slide(
         PICTURES_NAME: pictures_bytes(result),
         PAGE_NAME: page_bytes(result),
         RECORD_NAME: record_bytes(result, inputs),
-    }
+    } | dict(instead or {})
     try:
         folder.mkdir(exist_ok=True)
         (folder / RECORD_NAME).unlink(missing_ok=True)

@@ -13,6 +13,8 @@ label           str      ``AMF`` or ``NMF`` for a mitotic figure, else empty
 subtype         str      most probable subtype among those of the label; empty where none is reported
 p_<subtype>     float64  classifier's subtype probabilities; only when subtypes are reported
 in_hotspot      bool     inside the hot-spot window
+reviewed        bool     a reviewer gave the label; this column and the next only after a review
+label_source    str      ``model``, ``reviewer``, or ``added``: drawn by the reviewer, without scores
 ==============  =======  ==========================================================================
 
 Rows are ordered from top to bottom (y, then x): two runs can be compared line by line. Probabilities are
@@ -22,7 +24,7 @@ rounded *before* the operating points are applied, so what is printed never cont
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,9 @@ FloatArray = npt.NDArray[np.float64]
 AMF, NMF, NOT_MF = "AMF", "NMF", ""
 NORMAL_SUBTYPES, ATYPICAL_SUBTYPES = SUBTYPES[:4], SUBTYPES[4:]
 SUBTYPE_COLUMNS = tuple(f"p_{name}" for name in SUBTYPES)
+
+BY_MODEL, BY_REVIEWER, ADDED = "model", "reviewer", "added"
+REVIEW_COLUMNS = {"reviewed": "bool", "label_source": "str"}
 
 POSITION_DECIMALS, PROBABILITY_DECIMALS = 2, 4
 
@@ -67,11 +72,11 @@ class Thresholds:
 
     @classmethod
     def of(cls, config: ScanConfig, detector: ModelCard, classifier: ModelCard) -> Thresholds:
-        """Take the cards' operating points, the detector's unless the configuration overrides it."""
-        given = config.threshold
+        """Take the cards' operating points, unless the configuration overrides them."""
+        mitosis, atypical = config.threshold, config.amf_threshold
         return cls(
-            detector.point(config.operating_point).threshold if given is None else given,
-            classifier.operating_point.threshold,
+            detector.point(config.operating_point).threshold if mitosis is None else mitosis,
+            classifier.operating_point.threshold if atypical is None else atypical,
         )
 
 
@@ -89,10 +94,16 @@ class Identity:
         return str(uuid.uuid5(_NAMESPACE, "|".join(parts)))
 
 
-def columns(subtypes: bool) -> dict[str, str]:
+def columns(subtypes: bool, reviewed: bool = False) -> dict[str, str]:
     """Name the table's columns, in order, with their dtypes."""
     extra = dict.fromkeys(SUBTYPE_COLUMNS, "float64") if subtypes else {}
-    return {**_LEADING, **extra, "in_hotspot": "bool"}
+    return {**_LEADING, **extra, "in_hotspot": "bool", **(REVIEW_COLUMNS if reviewed else {})}
+
+
+def columns_of(names: Iterable[str]) -> dict[str, str]:
+    """Give the columns, with their dtypes, of a table that has ``names`` among its own."""
+    present = set(names)
+    return columns(SUBTYPE_COLUMNS[0] in present, "label_source" in present)
 
 
 def build_findings(
@@ -136,15 +147,9 @@ def build_findings(
     )
     table["x_um"] = np.round(table["x_l0"] * mpp.x, POSITION_DECIMALS)
     table["y_um"] = np.round(table["y_l0"] * mpp.y, POSITION_DECIMALS)
-    table["is_mf"] = table["p_mitosis"] >= thresholds.mitosis
-    atypical = table["p_atypical"] >= thresholds.atypical
-    classified = table["is_mf"] & table["p_atypical"].notna()
-    table["label"] = np.where(classified, np.where(atypical, AMF, NMF), NOT_MF)
-    table["subtype"] = ""
     if p_subtypes is not None:
         table[list(SUBTYPE_COLUMNS)] = _probability(p_subtypes)
-        table["subtype"] = _subtypes(table)
-    table["in_hotspot"] = False
+    table = call_findings(table, thresholds).assign(in_hotspot=False)
     table["id"] = [
         identity.uuid_of(f"{x:.2f},{y:.2f}") for x, y in zip(table["x_l0"], table["y_l0"], strict=True)
     ]
@@ -152,6 +157,19 @@ def build_findings(
     return validate_findings(
         table.astype(columns(p_subtypes is not None))[[*columns(p_subtypes is not None)]]
     )
+
+
+def call_findings(findings: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
+    """Give a copy whose ``is_mf``, ``label`` and ``subtype`` are what the models say at ``thresholds``.
+
+    Needs the probabilities only; what a reviewer added has none and is no figure of the models.
+    """
+    is_mf = findings["p_mitosis"] >= thresholds.mitosis
+    atypical = findings["p_atypical"] >= thresholds.atypical
+    classified = is_mf & findings["p_atypical"].notna()
+    label = np.where(classified, np.where(atypical, AMF, NMF), NOT_MF)
+    called = findings.assign(is_mf=is_mf, label=label, subtype="")
+    return called.assign(subtype=best_subtypes(called)) if SUBTYPE_COLUMNS[0] in called else called
 
 
 def mark_hotspot(findings: pd.DataFrame, box: Box | None) -> pd.DataFrame:
@@ -170,7 +188,7 @@ def validate_findings(findings: pd.DataFrame) -> pd.DataFrame:
     DataError
         Naming every fault found.
     """
-    expected = columns(SUBTYPE_COLUMNS[0] in findings)
+    expected = columns_of(findings.columns)
     if list(findings.columns) != list(expected):
         raise DataError(f"findings columns are {list(findings.columns)}, expected {list(expected)}")
     found = list(_faults(findings, expected))
@@ -189,8 +207,9 @@ def read_findings(path: Path) -> pd.DataFrame:
     """
     try:
         header = pd.read_csv(path, nrows=0).columns
-        dtypes = columns(SUBTYPE_COLUMNS[0] in header)
-        optional = {name: [""] for name in ("p_atypical", *SUBTYPE_COLUMNS) if name in header}
+        dtypes = columns_of(header)
+        scores = ("p_mitosis", "p_atypical", *SUBTYPE_COLUMNS)
+        optional = {name: [""] for name in scores if name in header}
         table = pd.read_csv(
             path,
             dtype={name: kind for name, kind in dtypes.items() if name in header},
@@ -208,7 +227,7 @@ def _probability(values: FloatArray) -> FloatArray:
     return np.asarray(values, dtype=np.float64).round(PROBABILITY_DECIMALS)
 
 
-def _subtypes(table: pd.DataFrame) -> npt.NDArray[np.str_]:
+def best_subtypes(table: pd.DataFrame) -> npt.NDArray[np.str_]:
     """Name the most probable subtype of each MF among those of its label, so the two never disagree."""
     names = np.full(len(table), "", dtype=object)
     for label, group in ((NMF, NORMAL_SUBTYPES), (AMF, ATYPICAL_SUBTYPES)):
@@ -224,8 +243,11 @@ def _faults(findings: pd.DataFrame, expected: dict[str, str]) -> Iterator[str]:
         if kind != "str" and findings[name].dtype != kind:
             yield f"{name} is {findings[name].dtype}, not {kind}"
             return
+    by_model = findings.get("label_source", pd.Series(BY_MODEL, findings.index)) == BY_MODEL
+    added = findings.get("label_source", pd.Series(BY_MODEL, findings.index)) == ADDED
     for name in ("x_l0", "y_l0", "x_um", "y_um", "p_mitosis"):
-        if not np.isfinite(findings[name]).all():
+        needed = findings[name][~added] if name == "p_mitosis" else findings[name]
+        if not np.isfinite(needed).all():
             yield f"{name} has values that are not finite"
     for name in (name for name in expected if name.startswith("p_")):
         wrong = findings[name][(findings[name] < 0) | (findings[name] > 1)]
@@ -233,19 +255,30 @@ def _faults(findings: pd.DataFrame, expected: dict[str, str]) -> Iterator[str]:
             yield f"{name} leaves 0–1: {wrong.iloc[0]}"
     if findings["id"].duplicated().any():
         yield f"id occurs twice: {findings['id'][findings['id'].duplicated()].iloc[0]}"
+    if (findings["is_mf"] & by_model & findings["p_atypical"].isna()).any():
+        yield "a mitotic figure without p_atypical"
+    if "label_source" in findings:
+        yield from _review_faults(findings)
     yield from _label_faults(findings)
 
 
+def _review_faults(findings: pd.DataFrame) -> Iterator[str]:
+    """Yield contradictions between reviewed and label_source."""
+    unknown = sorted(set(findings["label_source"]) - {BY_MODEL, BY_REVIEWER, ADDED})
+    if unknown:
+        yield f"unknown label_source: {unknown[0]!r}"
+    if (findings["reviewed"] != (findings["label_source"] != BY_MODEL)).any():
+        yield "reviewed and label_source disagree"
+
+
 def _label_faults(findings: pd.DataFrame) -> Iterator[str]:
-    """Yield contradictions between is_mf, p_atypical, label and subtype."""
+    """Yield contradictions between is_mf, label and subtype."""
     unknown = sorted(set(findings["label"]) - {AMF, NMF, NOT_MF})
     if unknown:
         yield f"unknown label: {unknown[0]!r}"
     unknown = sorted(set(findings["subtype"]) - {*SUBTYPES, ""})
     if unknown:
         yield f"unknown subtype: {unknown[0]!r}"
-    if (findings["is_mf"] & findings["p_atypical"].isna()).any():
-        yield "a mitotic figure without p_atypical"
     if (findings["is_mf"] != (findings["label"] != NOT_MF)).any():
         yield "is_mf and label disagree: a label belongs to every mitotic figure and to nothing else"
     for label, others in ((AMF, NORMAL_SUBTYPES), (NMF, ATYPICAL_SUBTYPES), (NOT_MF, SUBTYPES)):

@@ -15,7 +15,8 @@ from scipy import stats
 from mitoscan import __version__
 from mitoscan.config import Frozen, ScanConfig
 from mitoscan.models.card import SUBTYPES, Counts, ModelCard
-from mitoscan.scan.findings import AMF, NMF, Thresholds
+from mitoscan.scan.findings import ADDED, AMF, BY_MODEL, NMF, Thresholds, call_findings
+from mitoscan.scan.review import Agreement
 from mitoscan.slide.base import SlideInfo
 from mitoscan.units import Box, Mpp
 
@@ -89,6 +90,16 @@ class SlideSummary(Frozen):
     hotspot_height_l0: float | None
     subtype_counts: dict[str, int] | None
     """MF of each subtype; None when subtypes are not reported."""
+    reviewed_count: int | None = None
+    """Findings whose label a reviewer gave, the rejected and the added ones too; None without a review."""
+    rejected_count: int | None = None
+    """Findings that the models call MF and the reviewer does not."""
+    added_count: int | None = None
+    """MF that the reviewer drew."""
+    agreement_kappa: float | None = None
+    """Cohen's kappa of models and reviewer; see ``scan.review``."""
+    agreement_amf_kappa: float | None = None
+    """The same of AMF against NMF alone."""
     qc_flags: tuple[str, ...]
     detector: str
     detector_threshold: float
@@ -272,6 +283,8 @@ def summarise(
     tissue_mm2: float,
     hotspot: Hotspot | None,
     seconds: float,
+    agreed: Agreement | None = None,
+    pixel_flags: tuple[str, ...] = (),
 ) -> SlideSummary:
     """Count the findings and put rates, densities and their intervals beside the counts.
 
@@ -287,6 +300,10 @@ def summarise(
         The slide's hot spot; None without MF.
     seconds
         Wall time of the scan.
+    agreed
+        Models against reviewer, where that can be said.
+    pixel_flags
+        QC flags that were raised by looking at the slide; they go behind those computed here.
 
     Raises
     ------
@@ -305,10 +322,11 @@ def summarise(
             "mpp_source": info.mpp_source,
             "tissue_mm2": tissue_mm2,
             **_density_fields(mf, tissue_mm2),
-            **_rate_fields(findings, tissue_mm2, classifier, config.min_figures),
+            **_rate_fields(findings, tissue_mm2, classifier, config),
             **_hotspot_fields(hotspot),
             "subtype_counts": _subtype_counts(findings),
-            "qc_flags": _qc_flags(info, config, detector, mf, hotspot),
+            **_review_fields(findings, thresholds, agreed),
+            "qc_flags": (*_qc_flags(info, config, detector, classifier, findings, hotspot), *pixel_flags),
             "detector": detector.name,
             "detector_threshold": thresholds.mitosis,
             "detector_sha256": detector.sha256[:12],
@@ -337,13 +355,18 @@ def _density_fields(mf: int, tissue_mm2: float) -> dict[str, object]:
 
 
 def _rate_fields(
-    findings: pd.DataFrame, tissue_mm2: float, classifier: ModelCard, min_figures: int
+    findings: pd.DataFrame, tissue_mm2: float, classifier: ModelCard, config: ScanConfig
 ) -> dict[str, object]:
     amf, nmf = (int((findings["label"] == label).sum()) for label in (AMF, NMF))
     mf = amf + nmf
     rate = Estimate(amf / mf, *wilson_interval(amf, mf)) if mf else None
-    corrected = corrected_rate(amf, mf, classifier.validation) if classifier.validation else None
-    few = f"fewer than {min_figures} mitotic figures" if mf < min_figures else ""
+    reviewed = _reviewed_share(findings)
+    corrected = None
+    if reviewed == 1:
+        corrected = rate
+    elif classifier.validation and reviewed == 0 and not _moved(config, classifier):
+        corrected = corrected_rate(amf, mf, classifier.validation)
+    few = f"fewer than {config.min_figures} mitotic figures" if mf < config.min_figures else ""
     return {
         "amf_count": amf,
         "nmf_count": nmf,
@@ -352,6 +375,42 @@ def _rate_fields(
         **_estimate_fields("amf_rate_corrected", corrected),
         "amf_nmf_ratio": amf / nmf if nmf else None,
         "amf_per_mm2": amf / tissue_mm2,
+    }
+
+
+def _reviewed_share(findings: pd.DataFrame) -> float:
+    """Give the share of MF whose label a reviewer gave.
+
+    All of them: the labels are not the classifier's, and the rate has none of its errors. Some of them: which
+    ones a reviewer looks at is hardly ever by chance (the doubtful, the atypical), so the classifier's
+    sensitivity and specificity hold neither for the rest nor for the whole, and no correction is right.
+    """
+    figures = findings[findings["is_mf"]]
+    if "label_source" not in findings or figures.empty:
+        return 0.0
+    return float((figures["label_source"] != BY_MODEL).mean())
+
+
+def _moved(config: ScanConfig, classifier: ModelCard) -> bool:
+    """Whether the AMF threshold is not the one at which sensitivity and specificity were measured."""
+    given = config.amf_threshold
+    return given is not None and given != classifier.operating_point.threshold
+
+
+def _review_fields(
+    findings: pd.DataFrame, thresholds: Thresholds, agreed: Agreement | None
+) -> dict[str, object]:
+    names = ("reviewed_count", "rejected_count", "added_count", "agreement_kappa", "agreement_amf_kappa")
+    if "label_source" not in findings:
+        return dict.fromkeys(names)
+    judged = findings[findings["reviewed"]]
+    called = call_findings(judged, thresholds)["is_mf"]
+    return {
+        "reviewed_count": len(judged),
+        "rejected_count": int((called & ~judged["is_mf"]).sum()),
+        "added_count": int((judged["is_mf"] & (judged["label_source"] == ADDED)).sum()),
+        "agreement_kappa": agreed.kappa if agreed else None,
+        "agreement_amf_kappa": agreed.amf_kappa if agreed else None,
     }
 
 
@@ -375,17 +434,36 @@ def _subtype_counts(findings: pd.DataFrame) -> dict[str, int] | None:
     return {name: int((findings["subtype"] == name).sum()) for name in SUBTYPES}
 
 
+SCORE_FLAGS = (
+    "mpp given by hand",
+    "slide coarser than the detector's mpp",
+    "few mitotic figures",
+    "hot spot cut to the slide",
+    "partly reviewed: no corrected rate",
+    "AMF threshold not the card's: no corrected rate",
+)
+"""The flags that follow from the findings, the configuration and the cards; all others need the slide."""
+
+
 def _qc_flags(
-    info: SlideInfo, config: ScanConfig, detector: ModelCard, mf: int, hotspot: Hotspot | None
+    info: SlideInfo,
+    config: ScanConfig,
+    detector: ModelCard,
+    classifier: ModelCard,
+    findings: pd.DataFrame,
+    hotspot: Hotspot | None,
 ) -> tuple[str, ...]:
     """Name what a reader of the numbers should know before trusting them."""
     mpp = info.known_mpp()
+    reviewed = _reviewed_share(findings)
     coarse = max(mpp.x, mpp.y) > detector.mpp * UPSAMPLING_TOLERANCE
     cut = hotspot is not None and hotspot.area_mm2 < config.hotspot_mm2 * 0.999
-    flags = {
-        "mpp given by hand": config.mpp is not None,
-        "slide coarser than the detector's mpp": coarse,
-        "few mitotic figures": mf < config.min_figures,
-        "hot spot cut to the slide": cut,
-    }
-    return tuple(flag for flag, raised in flags.items() if raised)
+    raised = (
+        config.mpp is not None,
+        coarse,
+        int(findings["is_mf"].sum()) < config.min_figures,
+        cut,
+        0 < reviewed < 1,
+        reviewed < 1 and _moved(config, classifier),
+    )
+    return tuple(flag for flag, is_raised in zip(SCORE_FLAGS, raised, strict=True) if is_raised)
