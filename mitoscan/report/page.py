@@ -59,6 +59,7 @@ def page_bytes(result: SlideResult) -> bytes:
         "density": words.density_sentence(summary),
         "hotspot": words.hotspot_sentence(summary),
         "flags": [words.flag_in_words(flag) for flag in summary.qc_flags],
+        "scanned": "inside the regions of interest" if result.config.roi else "of tissue",
         "limits": _limits(result, rows, crops, shrunk),
         "facts": _facts(result),
         "versions": package_versions(),

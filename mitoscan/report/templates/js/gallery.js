@@ -50,15 +50,20 @@ const Gallery = (() => {
     list.replaceChildren();
     list.scrollTop = 0;
     grow();
-    byId('gallery-count').textContent = countInWords();
+    count();
     mark();
     listeners.change(shown);
   }
 
-  function countInWords() {
-    const pictured = shown.filter(Crops.has).length;
-    const without = shown.length - pictured;
-    return `${shown.length} shown${without ? `, ${without} of them without a picture` : ''}`;
+  function count() {
+    const without = shown.filter((figure) => !Crops.has(figure)).length;
+    byId('gallery-count').textContent = `${shown.length} shown${without ? `, ${without} of them without a picture` : ''}`;
+  }
+
+  // On paper only what has been on the screen: thousands of crops would be hundreds of pages.
+  function notePrinted() {
+    if (cards.size === shown.length) return;
+    byId('gallery-count').textContent = `The first ${cards.size} of ${shown.length} in this order`;
   }
 
   function grow(upTo = cards.size + CHUNK) {
@@ -86,7 +91,7 @@ const Gallery = (() => {
     const card = make('li', { role: 'option', id: `figure-${figure.index}`, class: 'card', 'aria-selected': 'false' });
     const view = make('span', { class: 'view' });
     if (Crops.has(figure)) {
-      view.append(make('img', { src: Crops.url(figure), alt: '', loading: 'lazy', decoding: 'async' }));
+      view.append(make('img', { src: Crops.url(figure), alt: '', decoding: 'async' }));
       view.append(make('span', { class: 'box', 'aria-hidden': 'true' }));
     } else {
       view.append(make('span', { class: 'none' }, 'no picture'));
@@ -175,10 +180,15 @@ const Gallery = (() => {
     for (const id of ['filter-label', 'filter-review', 'filter-hotspot', 'sort']) {
       byId(id).addEventListener('change', refresh);
     }
+    window.addEventListener('beforeprint', notePrinted);
+    window.addEventListener('afterprint', count);
     byId('show-box').addEventListener('change', (event) => {
       document.body.classList.toggle('no-box', !event.target.checked);
     });
     list.addEventListener('keydown', onKey);
+    for (const option of byId('filter-label').options) {
+      if (option.value !== 'moved') option.text += ` (${FIGURES.filter(filters[option.value]).length})`;
+    }
     refresh();
   }
 

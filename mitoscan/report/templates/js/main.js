@@ -62,6 +62,8 @@ function showProgress() {
   const relabelled = FIGURES.filter(Store.isChanged).length;
   byId('progress').max = Math.max(1, MITOTIC.length);
   byId('progress').value = done;
+  byId('review').classList.toggle('begun', Store.reviewed().length > 0);
+  byId('detail-progress').textContent = `${done} reviewed`;
   byId('progress-text').textContent = `${done} of ${MITOTIC.length} figures reviewed, ${relabelled} changed`;
   byId('reviewed-numbers').textContent = Store.reviewed().length ? reviewedInWords() : '';
   byId('storage-note').textContent = Store.isKept()

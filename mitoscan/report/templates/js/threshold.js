@@ -4,11 +4,14 @@ const Threshold = (() => {
   const BINS = 50;
   const slider = byId('threshold');
   const value = () => Number(slider.value);
+  // Scores have four digits: rounded up to them, a threshold calls the same figures.
+  const OWN = Math.ceil(DATA.threshold * 1e4 - 1e-6) / 1e4;
+  const KEY_STEP = 0.01;
 
   function show() {
     const [amf, mf] = countAtypical(value());
-    byId('threshold-value').textContent = value().toFixed(3);
-    const own = value() === DATA.threshold ? ' This is the model’s own threshold.' : '';
+    byId('threshold-value').textContent = value().toFixed(4);
+    const own = value() === OWN ? ' This is the model’s own threshold.' : '';
     byId('threshold-counts').textContent = `${rateInWords(amf, mf)}.${own}`;
     draw();
   }
@@ -40,22 +43,28 @@ const Threshold = (() => {
   }
 
   function reset() {
-    // A step of 0.001 would round a threshold of more digits.
-    slider.step = Number.isInteger(DATA.threshold * 1000) ? 0.001 : 'any';
-    slider.value = DATA.threshold;
+    slider.value = OWN;
+  }
+
+  function onKey(event) {
+    const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+    if (!step) return;
+    slider.value = value() + step * KEY_STEP;
+    slider.dispatchEvent(new Event('input'));
+    event.preventDefault();
   }
 
   function start(onMove) {
     reset();
     show();
+    slider.addEventListener('keydown', onKey);
     slider.addEventListener('input', () => {
       show();
       onMove();
     });
     byId('threshold-reset').addEventListener('click', () => {
       reset();
-      show();
-      onMove();
+      slider.dispatchEvent(new Event('input'));
     });
   }
 
