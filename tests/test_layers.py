@@ -29,6 +29,7 @@ ONLY_IMPORTER = {
     "openslide": "slide/reader.py",
     "openvino": "models/runtime.py",
     "psutil": "cohort/system.py",
+    "ray": "cohort/ray_engine.py",
     "tiatoolbox": "slide/tiatoolbox_reader.py",
 }
 
