@@ -43,6 +43,7 @@ def crops(n: int = 60, slides: int = 6, noise: float = 0.0) -> CropSet:
         subtype=np.where(atypical, SUBTYPES.index("multipolar"), SUBTYPES.index("metaphase")),
         subtype2=np.full(n, -1),
         slide=np.array([f"s{i % slides}" for i in range(n)]),
+        domain=np.full(n, "lab"),
         xy=np.zeros((n, 2)),
     )
 

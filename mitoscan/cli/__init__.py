@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mitoscan.cli import evaluate, look, results, run, train
+from mitoscan.cli import benchmark, evaluate, look, results, run, train
 from mitoscan.console import set_up_logging
 from mitoscan.errors import MitoscanError
 
@@ -20,7 +20,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (run.run, run.demo, results.rescore, look.info, look.models, look.doctor):
+COMMANDS = (
+    run.run,
+    run.demo,
+    results.rescore,
+    look.info,
+    look.models,
+    look.doctor,
+    benchmark.benchmark,
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")

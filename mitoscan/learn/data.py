@@ -61,6 +61,8 @@ class CropSet:
     """Expert 2's."""
     slide: npt.NDArray[np.str_]
     """Every crop its own where the slides are not published."""
+    domain: npt.NDArray[np.str_]
+    """Where it comes from: data set, scanner or tumour."""
     xy: Float
     """(N, 2): the centre's place on its slide, px; nan where unknown."""
 
@@ -82,7 +84,7 @@ class CropSet:
         return len(np.unique(self.slide)) < len(self)
 
 
-def load_amibr(folder: Path, part: str) -> CropSet:
+def load_amibr(folder: Path, part: str, domain: str = "dataset") -> CropSet:
     """Read the published training or test part of AMi-Br.
 
     Parameters
@@ -93,6 +95,8 @@ def load_amibr(folder: Path, part: str) -> CropSet:
         ``expert3_atypical`` and ``expert2_label`` are read where they are there.
     part
         ``"train"`` or ``"test"`` (all that is not in the training split).
+    domain
+        Column that says which domain a crop is of: ``dataset``, or one that was added (scanner, tumour).
 
     Raises
     ------
@@ -100,7 +104,8 @@ def load_amibr(folder: Path, part: str) -> CropSet:
         When a table, a column or a crop is missing.
     """
     every = read_table(
-        folder / "AMI-BR.csv", {"dataset", "uid", "slide", "x", "y", "expert1_label", "majority_atypical"}
+        folder / "AMI-BR.csv",
+        {"dataset", "uid", "slide", "x", "y", "expert1_label", "majority_atypical", domain},
     )
     split = read_table(folder / "amibr_train_split.csv", {"dataset", "uid"})
     key = every["dataset"] + "_" + every["uid"].astype(str)
@@ -115,6 +120,7 @@ def load_amibr(folder: Path, part: str) -> CropSet:
         subtype=_subtypes(rows, "expert1_label"),
         subtype2=_subtypes(rows, "expert2_label"),
         slide=(rows["dataset"] + "/" + rows["slide"]).to_numpy(str),
+        domain=rows[domain].to_numpy(str),
         xy=rows[["x", "y"]].to_numpy(np.float64),
     )
 
@@ -142,6 +148,7 @@ def load_atnorm(folder: Path, name: str) -> CropSet:
         subtype=none,
         subtype2=none,
         slide=np.array([f"{name}/{p.stem}" for p in paths]),
+        domain=np.full(len(paths), name),
         xy=np.full((len(paths), 2), np.nan),
     )
 
