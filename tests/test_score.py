@@ -244,6 +244,7 @@ def test_a_slide_without_figures_has_counts_but_no_rates():
         "amf_nmf_ratio",
         "subtype_counts",
         *("reviewed_count", "rejected_count", "added_count", "agreement_kappa", "agreement_amf_kappa"),
+        *("out_of_focus_share", "pen_mm2", "fold_mm2", "unlike_distance"),
         *(f"hotspot_{name}" for name in ("count", "mm2", "x_l0", "y_l0", "width_l0", "height_l0")),
     }
     assert (summary.mf_count, summary.mf_per_mm2, summary.amf_per_mm2) == (0, 0, 0)

@@ -34,6 +34,25 @@ def train_classifier(
     _train("classifier", config, data, out)
 
 
+@app.command("reference")
+def train_reference(
+    model: Annotated[Path, typer.Argument(help="Model folder; its card.json changes, its weights do not.")],
+    data: DataOption,
+) -> None:
+    """Compute from the data what slides are compared with for their QC flags, and put it into the card."""
+    from mitoscan.learn.reference import add_reference
+
+    card = add_reference(model, data)
+    console = Console()
+    reference = None if card.reference is None else card.reference.focus or card.reference.likeness
+    if reference is not None:
+        console.print(
+            f"{card.name}: limit {reference.limit:g} from {reference.slides} slides; "
+            f"false alarms on {reference.false_alarms} of {reference.tested} slides",
+            soft_wrap=True,
+        )
+
+
 def _train(task: str, name: str, data: Path, out: Path) -> None:
     from mitoscan.learn.run import train_from_config
 

@@ -10,6 +10,7 @@ from mitoscan.errors import ConfigError, OutputError
 from mitoscan.learn.classifier import train_classifier
 from mitoscan.learn.config import ClassifierTraining, TrainFile
 from mitoscan.learn.detector import train_detector
+from mitoscan.learn.reference import add_reference_if_possible
 from mitoscan.models.card import CARD_NAME, ModelCard
 
 
@@ -49,5 +50,7 @@ def train_from_config(
         on_step(done, config.steps)
 
     if isinstance(config, ClassifierTraining):
-        return train_classifier(config, data, out, command, source, stepped)
-    return train_detector(config, data, out, command, source, stepped)
+        train_classifier(config, data, out, command, source, stepped)
+    else:
+        train_detector(config, data, out, command, source, stepped)
+    return add_reference_if_possible(out, data)

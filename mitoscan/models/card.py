@@ -82,6 +82,47 @@ class Training(Frozen):
     data_use: str
 
 
+class FocusReference(Frozen):
+    """Detector: what tissue in focus measures (``scan.focus``)."""
+
+    limit: float = Field(gt=0)
+    """Blocks of tissue that measure less are out of focus."""
+    max_share: float = Field(gt=0, le=1)
+    """A slide with a greater share of such blocks is flagged."""
+    blocks: int
+    slides: int
+    """How much the limit was taken from."""
+    tested: int
+    false_alarms: int
+    """Slides with five blocks or more, and how many of them were flagged by a limit from the others."""
+    dataset: str
+
+
+class LikenessReference(Frozen):
+    """Classifier: how far a slide's crops may look from the training data (``models.likeness``)."""
+
+    limit: float = Field(gt=0)
+    """Slides at a greater distance are flagged."""
+    min_crops: int = Field(ge=1)
+    """Slides with fewer figures are not assessed."""
+    crops: int
+    slides: int
+    """How much the reference was computed from."""
+    tested: int
+    false_alarms: int
+    """Slides with enough crops, and how many were flagged by a reference and a limit from the others."""
+    dataset: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of ``reference.safetensors``."""
+
+
+class Reference(Frozen):
+    """What a slide is compared with to flag it; made by ``mitoscan train reference``."""
+
+    focus: FocusReference | None = None
+    likeness: LikenessReference | None = None
+
+
 class ModelCard(Frozen):
     """The contents of card.json."""
 
@@ -114,6 +155,8 @@ class ModelCard(Frozen):
     licence: str
     intended_use: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    reference: Reference | None = None
+    """None: the slides' quality is not assessed by this model."""
 
     def point(self, name: PointName) -> OperatingPoint:
         """Give an operating point by name.

@@ -123,6 +123,33 @@ class Probabilities(nn.Module):
         return torch.cat([logits[:, :1].sigmoid(), logits[:, 1:].softmax(dim=1)], dim=1)
 
 
+class ProbabilitiesAndStain(Probabilities):
+    """Like ``Probabilities`` of a classifier; a second output of the same pass says how the picture looks.
+
+    That is the *stem embedding*, (N, D): the mean of each channel behind the backbone's first layer, whose
+    filters are of colour, contrast and edges. The features that the heads see will not do: training with
+    varied stain makes them blind to it (they cannot tell a hue turned by 180°; benchmarks/README.md).
+    """
+
+    def __init__(self, network: CropNet) -> None:
+        super().__init__(network)
+        self._stem: list[Tensor] = []
+        first: Any = network.backbone
+        first.bn1.register_forward_hook(lambda _, __, output: self._stem.append(output))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Give the probabilities, (N, 1 + K), and the stem embeddings."""
+        probabilities = super().forward(images)
+        return probabilities, self._stem.pop().float().mean(dim=(2, 3))
+
+
+def runnable(network: nn.Module) -> Probabilities:
+    """Wrap a network for a runtime; with the stem embedding where it is a classifier that has one."""
+    if isinstance(network, CropNet) and hasattr(network.backbone, "bn1"):
+        return ProbabilitiesAndStain(network).eval()
+    return Probabilities(network).eval()
+
+
 def build_network(card: ModelCard) -> HeatmapNet | CropNet:
     """Give the untrained network that a card describes."""
     if card.task == "detector":

@@ -1,6 +1,7 @@
 """The seam to whatever executes a network: OpenVINO on CPUs, torch on GPUs.
 
 A runtime is a callable: uint8 (N, H, W, 3) in, float32 probabilities out (see ``networks.Probabilities``).
+Those of classifiers give the stem embeddings of the same pass too, when asked by ``with_embedding``.
 Both are made from the same safetensors file and agree within 1e-2.
 """
 
@@ -10,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,26 @@ if TYPE_CHECKING:
 _OPENVINO = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 """float32, so that the findings do not depend on what the CPU offers."""
 
-Runtime = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+_GRAPH = 2
+"""Raised when the graph made from the same weights changes, so that no old one is taken from the cache."""
+
+Images = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Runtime = Callable[[Images], Floats]
 Backend = Literal["cpu", "cuda", "mps"]
+
+
+@runtime_checkable
+class EmbeddingRuntime(Protocol):
+    """A runtime that can give the stem embeddings too (see ``networks.ProbabilitiesAndStain``)."""
+
+    def __call__(self, images: Images) -> Floats:
+        """See the module."""
+        ...
+
+    def with_embedding(self, images: Images) -> tuple[Floats, Floats | None]:
+        """Give the probabilities and the embeddings, (N, D); None where the network has none."""
+        ...
 
 
 def cache_folder() -> Path:
@@ -75,18 +94,21 @@ def load_runtime(folder: Path, card: ModelCard, device: Device = "auto") -> Runt
 
 
 def load_network(weights: Path, card: ModelCard) -> nn.Module:
-    """Build the card's network in torch, with its weights, in evaluation mode, giving probabilities."""
+    """Build the card's network in torch, with its weights, in evaluation mode.
+
+    It gives probabilities; that of a classifier gives the stem embeddings as its second output.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from mitoscan.models.networks import Probabilities, build_network
+    from mitoscan.models.networks import build_network, runnable
 
     network = build_network(card)
     try:
         network.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as exc:
         raise ModelError(f"the weights do not fit {card.backbone}: {exc}", path=weights) from exc
-    return Probabilities(network).eval()
+    return runnable(network)
 
 
 class TorchRuntime:
@@ -101,14 +123,20 @@ class TorchRuntime:
         if backend == "cuda":
             self._network = self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def __call__(self, images: Images) -> Floats:
         """See the module."""
+        return self.with_embedding(images)[0]
+
+    def with_embedding(self, images: Images) -> tuple[Floats, Floats | None]:
+        """See ``EmbeddingRuntime``."""
         torch = self._torch
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
         half = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda")
         with torch.inference_mode(), half:
-            result: npt.NDArray[np.float32] = self._network(batch).float().cpu().numpy()
-        return result
+            outputs = self._network(batch)
+        parts = outputs if isinstance(outputs, tuple) else (outputs,)
+        arrays: list[Floats] = [part.float().cpu().numpy() for part in parts]
+        return arrays[0], arrays[1] if len(arrays) > 1 else None
 
 
 class OpenVinoRuntime:
@@ -122,13 +150,17 @@ class OpenVinoRuntime:
         self._model = _converted(weights, card)
         self._compiled: dict[tuple[int, ...], Any] = {}
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def __call__(self, images: Images) -> Floats:
         """See the module."""
+        return self.with_embedding(images)[0]
+
+    def with_embedding(self, images: Images) -> tuple[Floats, Floats | None]:
+        """See ``EmbeddingRuntime``."""
         size = images.shape[1:]
         if size not in self._compiled:
             self._compiled[size] = self._compile(size)
-        result: npt.NDArray[np.float32] = self._compiled[size]([np.ascontiguousarray(images)])[0]
-        return result
+        outputs = self._compiled[size]([np.ascontiguousarray(images)])
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
 
     def _compile(self, size: tuple[int, ...]) -> Any:
         import openvino as ov
@@ -145,7 +177,7 @@ def _converted(weights: Path, card: ModelCard) -> Any:
 
     from mitoscan import __version__
 
-    name = f"{card.sha256[:32]}-{__version__}-ov{ov.__version__.split('-')[0]}"
+    name = f"{card.sha256[:32]}-{__version__}-ov{ov.__version__.split('-')[0]}-g{_GRAPH}"
     path = cache_folder() / "openvino" / f"{name}.xml"
     if not path.is_file():
         model = _convert(weights, card)

@@ -71,6 +71,7 @@ def run_record(result: SlideResult, inputs: Mapping[str, object] | None = None) 
         "config": result.config.model_dump(mode="json"),
         "inputs": dict(inputs or {}),
         "qc_flags": list(summary.qc_flags),
+        "quality": result.quality.numbers() | {"not_assessed": dict(result.quality.not_assessed)},
         "started_utc": started.isoformat(timespec="seconds"),
         "finished_utc": result.finished.isoformat(timespec="seconds"),
         "seconds": {"total": summary.seconds} | {name: round(s, 3) for name, s in result.seconds.items()},

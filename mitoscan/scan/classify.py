@@ -12,7 +12,8 @@ import numpy.typing as npt
 from mitoscan.config import Device
 from mitoscan.errors import ModelError
 from mitoscan.models.card import ModelCard
-from mitoscan.models.runtime import Runtime, load_runtime
+from mitoscan.models.likeness import Likeness, load_likeness
+from mitoscan.models.runtime import EmbeddingRuntime, Floats, Runtime, load_runtime
 from mitoscan.models.zoo import find_model
 from mitoscan.scan.readers import ReaderPool, Region
 from mitoscan.units import WorkFrame
@@ -27,8 +28,10 @@ CLASSIFY_SHARE = 0.5
 class Classifier:
     """An AMF classifier ready to run. Made by ``mitoscan.load_classifier``."""
 
-    def __init__(self, card: ModelCard, runtime: Runtime) -> None:
+    def __init__(self, card: ModelCard, runtime: Runtime, likeness: Likeness | None = None) -> None:
         self.card = card
+        self.likeness = likeness
+        """What crops of the training data look like; None where the card has no reference."""
         self.threshold = card.operating_point.threshold
         """p_atypical from which a mitotic figure counts as atypical."""
         self._runtime = runtime
@@ -71,6 +74,7 @@ class Classifier:
         frame: WorkFrame,
         pool: ReaderPool,
         on_crops: Callable[[int], None] = lambda _: None,
+        on_embeddings: Callable[[Floats], None] = lambda _: None,
     ) -> Float:
         """Cut and classify the crops about these positions.
 
@@ -84,6 +88,8 @@ class Classifier:
             Reads the pixels.
         on_crops
             Told how many crops are done after each batch.
+        on_embeddings
+            Given each batch's stem embeddings, (n, D), in order, by runtimes that have them.
 
         Returns
         -------
@@ -97,9 +103,12 @@ class Classifier:
         crops = pool.read(
             Region(frame.box_to_l0(a, b, side, side), side) for a, b in zip(left, top, strict=True)
         )
-        parts = [np.empty((0, 1 + len(self.card.subtypes)))]
+        parts: list[Float] = [np.empty((0, 1 + len(self.card.subtypes)))]
         while batch := list(islice(crops, BATCH)):
-            parts.append(self._probabilities(np.stack(batch)))
+            probabilities, embeddings = self._look(np.stack(batch))
+            parts.append(probabilities.astype(np.float64))
+            if embeddings is not None:
+                on_embeddings(embeddings)
             on_crops(len(batch))
         return np.concatenate(parts)
 
@@ -107,9 +116,15 @@ class Classifier:
         side = self.card.input_px
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
             raise ValueError(f"expected uint8 (N, {side}, {side}, 3), got {crops.dtype} {crops.shape}")
-        parts = [self._runtime(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
+        parts = [self._look(crops[i : i + BATCH])[0] for i in range(0, len(crops), BATCH)]
         empty = np.empty((0, 1 + len(self.card.subtypes)))
         return np.concatenate([empty, *parts])
+
+    def _look(self, crops: npt.NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
+        """Give a batch's probabilities, and its stem embeddings where the runtime has them."""
+        if isinstance(self._runtime, EmbeddingRuntime):
+            return self._runtime.with_embedding(crops)
+        return self._runtime(crops), None
 
 
 def load_classifier(name_or_folder: str | Path | None = None, device: Device = "auto") -> Classifier:
@@ -130,4 +145,4 @@ def load_classifier(name_or_folder: str | Path | None = None, device: Device = "
         When the device is not available.
     """
     folder, card = find_model(name_or_folder, "classifier")
-    return Classifier(card, load_runtime(folder, card, device))
+    return Classifier(card, load_runtime(folder, card, device), load_likeness(folder, card))

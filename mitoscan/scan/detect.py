@@ -100,6 +100,7 @@ class Detector:
         pool: ReaderPool,
         batch_size: int = 1,
         on_tiles: Callable[[int], None] = lambda _: None,
+        on_pixels: Callable[[Tile, npt.NDArray[np.uint8]], None] = lambda _, __: None,
     ) -> tuple[Float, Float, Float]:
         """Read ``tiles``, find candidates and merge them.
 
@@ -113,6 +114,8 @@ class Detector:
             Tiles that the network takes at once.
         on_tiles
             Told how many tiles are done after each batch.
+        on_pixels
+            Shown each tile and its pixels, uint8 (size, size, 3).
 
         Returns
         -------
@@ -123,6 +126,8 @@ class Detector:
         parts: list[Float] = []
         for group in _batches(zip(tiles, pixels, strict=True), batch_size):
             heats = self.heat(np.stack([image for _, image in group]))
+            for tile, image in group:
+                on_pixels(tile, image)
             parts += [self._candidates(tile, h) for (tile, _), h in zip(group, heats, strict=True)]
             on_tiles(len(group))
         found = np.concatenate(parts) if parts else np.empty((0, 3))

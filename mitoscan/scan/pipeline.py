@@ -29,13 +29,14 @@ from mitoscan.scan.detect import Detector, load_detector
 from mitoscan.scan.findings import Identity, Thresholds, build_findings, mark_hotspot
 from mitoscan.scan.gallery import read_crops
 from mitoscan.scan.progress import Progress, Silent
+from mitoscan.scan.qc import QualityCheck
 from mitoscan.scan.readers import ReaderPool
 from mitoscan.scan.result import SlideResult
 from mitoscan.scan.score import Hotspot, find_hotspot, summarise
 from mitoscan.slide.base import Slide, SlideInfo
 from mitoscan.slide.reader import open_slide
 from mitoscan.slide.roi import load_roi
-from mitoscan.slide.tissue import area_mm2, find_tissue, polygons_of
+from mitoscan.slide.tissue import CoarseView, area_mm2, coarse_view, find_tissue, polygons_of
 from mitoscan.units import Box
 
 Float = npt.NDArray[np.float64]
@@ -115,20 +116,25 @@ def scan_slide(
     with open_slide(path, mpp=config.mpp) as slide:
         info = slide.info
         progress.start("finding tissue", 0, 0.0)
+        check = QualityCheck(info, models.detector.card, models.classifier.card, models.classifier.likeness)
         with watch.stage("tissue"):
-            area = scan_area(slide, config)
+            view = coarse_view(slide) if config.tissue_mask else None
+            area = scan_area(slide, config, view)
+            check.see_slide(view, area)
+            del view  # large
         with watch.stage("thumbnail"):
             thumbnail = read_thumbnail(slide)
     tissue_mm2 = area_mm2(area, info.known_mpp())
     with ReaderPool(lambda: open_slide(path, mpp=config.mpp), config.readers) as pool:
         with watch.stage("detect"):
-            x, y, p = _detect(models.detector, info, area, tissue_mm2, config, pool, progress)
+            x, y, p = _detect(models.detector, info, area, tissue_mm2, config, pool, progress, check)
         with watch.stage("classify"):
-            probabilities = _classify(models, info, (x, y, p), pool, progress)
+            probabilities = _classify(models, info, (x, y, p), pool, progress, check)
         with watch.stage("score"):
             findings, hotspot = _table(config, models, info, (x, y, p), probabilities)
         with watch.stage("pictures"):
             crops = read_crops(findings, info, pool)
+    quality = check.quality()
     summary = summarise(
         info=info,
         config=config,
@@ -138,6 +144,7 @@ def scan_slide(
         tissue_mm2=tissue_mm2,
         hotspot=hotspot,
         seconds=watch.total,
+        quality=quality,
     )
     return SlideResult(
         info=info,
@@ -151,10 +158,11 @@ def scan_slide(
         thumbnail=thumbnail,
         seconds=dict(watch.seconds),
         crops=crops,
+        quality=quality,
     )
 
 
-def scan_area(slide: Slide, config: ScanConfig) -> MultiPolygon:
+def scan_area(slide: Slide, config: ScanConfig, view: CoarseView | None = None) -> MultiPolygon:
     """Give what is to be scanned, level-0 px: the tissue, the regions of interest, or where they overlap.
 
     Raises
@@ -166,7 +174,7 @@ def scan_area(slide: Slide, config: ScanConfig) -> MultiPolygon:
     roi = None if config.roi is None else load_roi(config.roi, info, config.qupath_crop)
     if not config.tissue_mask:
         return roi or MultiPolygon([shapely.box(0, 0, info.width_l0, info.height_l0)])
-    tissue = find_tissue(slide)
+    tissue = find_tissue(slide, view)
     if roi is None:
         return tissue
     both = polygons_of(shapely.intersection(tissue, roi))
@@ -196,12 +204,13 @@ def _detect(
     config: ScanConfig,
     pool: ReaderPool,
     progress: Progress,
+    check: QualityCheck,
 ) -> tuple[Float, Float, Float]:
     """Give x, y (level-0 px) and p of the merged candidates inside ``area``."""
     frame = info.frame(detector.card.mpp)
     tiles = detector.plan(frame, info.width_l0, info.height_l0, area, config.grid_shift_px)
     progress.start("detecting", len(tiles), tissue_mm2)
-    x, y, p = detector.run(tiles, frame, pool, config.batch_size, progress.advance)
+    x, y, p = detector.run(tiles, frame, pool, config.batch_size, progress.advance, check.see_tile)
     shapely.prepare(area)
     inside = shapely.contains_xy(area, x, y)
     return x[inside], y[inside], p[inside]
@@ -213,6 +222,7 @@ def _classify(
     found: tuple[Float, Float, Float],
     pool: ReaderPool,
     progress: Progress,
+    check: QualityCheck,
 ) -> Float:
     """Give (N, 1 + K) probabilities; nan for candidates far below the operating point."""
     x, y, p = found
@@ -221,7 +231,11 @@ def _classify(
     card = models.classifier.card
     result = np.full((len(p), 1 + len(card.subtypes)), np.nan)
     frame = info.frame(card.mpp)
-    result[worth] = models.classifier.run(x[worth], y[worth], frame, pool, progress.advance)
+    embeddings: list[npt.NDArray[np.float32]] = []
+    run = models.classifier.run
+    result[worth] = run(x[worth], y[worth], frame, pool, progress.advance, embeddings.append)
+    if embeddings:
+        check.see_crops(np.concatenate(embeddings)[p[worth] >= models.detector.threshold])
     return result
 
 

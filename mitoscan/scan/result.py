@@ -14,6 +14,7 @@ from shapely import MultiPolygon
 from mitoscan.config import ScanConfig
 from mitoscan.models.card import ModelCard
 from mitoscan.scan.findings import Identity
+from mitoscan.scan.qc import Quality
 from mitoscan.scan.score import Hotspot, SlideSummary
 from mitoscan.slide.base import SlideInfo
 
@@ -39,6 +40,8 @@ class SlideResult:
     """Time of each stage; stages overlap, so the sum may exceed the wall time in ``summary.seconds``."""
     crops: Mapping[str, bytes] = field(default_factory=dict)
     """Finding id → JPEG of the 64 µm about it, not of all findings: see ``scan.gallery``."""
+    quality: Quality = field(default_factory=Quality)
+    """The numbers behind some of the QC flags, and why what is missing was not assessed."""
     finished: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property

@@ -16,6 +16,7 @@ from mitoscan import __version__
 from mitoscan.config import Frozen, ScanConfig
 from mitoscan.models.card import SUBTYPES, Counts, ModelCard
 from mitoscan.scan.findings import ADDED, AMF, BY_MODEL, NMF, Thresholds, call_findings
+from mitoscan.scan.qc import Quality, is_coarse
 from mitoscan.scan.review import Agreement
 from mitoscan.slide.base import SlideInfo
 from mitoscan.units import Box, Mpp
@@ -23,9 +24,6 @@ from mitoscan.units import Box, Mpp
 FloatArray = npt.NDArray[np.float64]
 
 HOTSPOT_ASPECT = 4 / 3
-UPSAMPLING_TOLERANCE = 1.15
-"""A slide whose pixels are larger than the detector's by more than this factor is flagged."""
-
 NO_FIGURES = "no mitotic figures"
 
 
@@ -100,6 +98,12 @@ class SlideSummary(Frozen):
     """Cohen's kappa of models and reviewer; see ``scan.review``."""
     agreement_amf_kappa: float | None = None
     """The same of AMF against NMF alone."""
+    out_of_focus_share: float | None = None
+    """Share of the tissue, 0 to 1."""
+    pen_mm2: float | None = None
+    fold_mm2: float | None = None
+    unlike_distance: float | None = None
+    """How far the figures look from the training data; about 1 for a slide like those."""
     qc_flags: tuple[str, ...]
     detector: str
     detector_threshold: float
@@ -285,6 +289,7 @@ def summarise(
     seconds: float,
     agreed: Agreement | None = None,
     pixel_flags: tuple[str, ...] = (),
+    quality: Quality | None = None,
 ) -> SlideSummary:
     """Count the findings and put rates, densities and their intervals beside the counts.
 
@@ -304,6 +309,8 @@ def summarise(
         Models against reviewer, where that can be said.
     pixel_flags
         QC flags that were raised by looking at the slide; they go behind those computed here.
+    quality
+        Focus, pen, folds and likeness, with their flags. None: those fields are left unset.
 
     Raises
     ------
@@ -326,7 +333,12 @@ def summarise(
             **_hotspot_fields(hotspot),
             "subtype_counts": _subtype_counts(findings),
             **_review_fields(findings, thresholds, agreed),
-            "qc_flags": (*_qc_flags(info, config, detector, classifier, findings, hotspot), *pixel_flags),
+            **(quality.numbers() if quality else {}),
+            "qc_flags": (
+                *_qc_flags(info, config, detector, classifier, findings, hotspot),
+                *(quality.flags(detector, classifier, tissue_mm2) if quality else ()),
+                *pixel_flags,
+            ),
             "detector": detector.name,
             "detector_threshold": thresholds.mitosis,
             "detector_sha256": detector.sha256[:12],
@@ -454,13 +466,11 @@ def _qc_flags(
     hotspot: Hotspot | None,
 ) -> tuple[str, ...]:
     """Name what a reader of the numbers should know before trusting them."""
-    mpp = info.known_mpp()
     reviewed = _reviewed_share(findings)
-    coarse = max(mpp.x, mpp.y) > detector.mpp * UPSAMPLING_TOLERANCE
     cut = hotspot is not None and hotspot.area_mm2 < config.hotspot_mm2 * 0.999
     raised = (
         config.mpp is not None,
-        coarse,
+        is_coarse(info, detector),
         int(findings["is_mf"].sum()) < config.min_figures,
         cut,
         0 < reviewed < 1,

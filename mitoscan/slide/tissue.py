@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TypeAlias
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
 
 import contourpy
 import numpy as np
@@ -42,12 +44,61 @@ _MAX_HOLE_MM2 = 0.02
 _THRESHOLD = 0.03
 """Magenta density of the palest tissue. Fixed, because it is relative to the slide's own glass, and because
 Otsu's threshold parts tissue from tissue on slides without glass and noise from noise without tissue."""
+_BLACK_DENSITY = 0.5
+"""Optical density of every channel from which something grey is ink or padding; dust has less."""
 _PEN_EDGE_PX = 2
 """Ink fades out at its edge, where its hue is lost."""
 
 
-def find_tissue(slide: Slide) -> MultiPolygon:
+class Densities(NamedTuple):
+    """What a picture's pixels absorb, glass taken off, each (height, width) and smoothed a little."""
+
+    mean: Plane
+    """Optical density (base 10), mean of the three channels."""
+    magenta: Plane
+    """That of green above that of the least absorbed channel."""
+    pen: Mask
+    """What has a pen's hue or is grey: ink, but dust and shadows too. No tissue."""
+    ink: Mask
+    """Only what must be ink: coloured pens, and what is nearly black."""
+
+
+@dataclass(frozen=True)
+class CoarseView:
+    """The whole slide at mask resolution."""
+
+    picture: Picture
+    mpp: float
+
+    @cached_property
+    def densities(self) -> Densities:
+        """What it absorbs."""
+        return densities(self.picture)
+
+
+def coarse_view(slide: Slide) -> CoarseView:
+    """Read the whole slide at about `MASK_MPP`.
+
+    Raises
+    ------
+    MppError
+        The slide's pixel size is not known.
+    """
+    info, mpp = slide.info, slide.info.known_mpp()
+    side_um2 = info.width_l0 * info.height_l0 * mpp.mm2_per_px * 1e6
+    mask_mpp = max(MASK_MPP, math.sqrt(side_um2 / _MAX_MASK_PX), min(mpp.x, mpp.y))
+    return CoarseView(_picture(slide, mask_mpp), mask_mpp)
+
+
+def find_tissue(slide: Slide, view: CoarseView | None = None) -> MultiPolygon:
     """Outline the tissue of an H&E slide.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    view
+        Its coarse view, where it was read already.
 
     Returns
     -------
@@ -62,15 +113,14 @@ def find_tissue(slide: Slide) -> MultiPolygon:
     NoTissueError
         No tissue is found.
     """
-    info, mpp = slide.info, slide.info.known_mpp()
-    side_mm2 = info.width_l0 * info.height_l0 * mpp.mm2_per_px
-    mask_mpp = max(MASK_MPP, math.sqrt(side_mm2 * 1e6 / _MAX_MASK_PX), min(mpp.x, mpp.y))
-    mask = tissue_mask(_picture(slide, mask_mpp), mask_mpp)
-    frame = info.frame(mask_mpp)
+    info, view = slide.info, view or coarse_view(slide)
+    mask = _tissue_mask(view.densities, view.mpp)
+    frame = info.frame(view.mpp)
     whole = shapely.box(0, 0, info.width_l0, info.height_l0)
     outlines = affinity.scale(outline(mask), frame.l0_per_px_x, frame.l0_per_px_y, origin=(0, 0))
     area = polygons_of(shapely.intersection(outlines, whole))
     if area.is_empty:
+        side_mm2 = info.width_l0 * info.height_l0 * info.known_mpp().mm2_per_px
         raise NoTissueError(
             f"no tissue found in {side_mm2:.3g} mm²",
             path=info.path,
@@ -112,18 +162,21 @@ def tissue_mask(picture: Picture, mpp: float) -> Mask:
     -------
     bool (height, width).
     """
-    magenta, pen = _densities(picture)
+    return _tissue_mask(densities(picture), mpp)
+
+
+def _tissue_mask(found: Densities, mpp: float) -> Mask:
     px_mm2 = mpp * mpp * 1e-6
-    mask = magenta > _THRESHOLD
-    mask &= ~_disk_dilate(pen, _PEN_EDGE_PX)
+    mask = found.magenta > _THRESHOLD
+    mask &= ~_disk_dilate(found.pen, _PEN_EDGE_PX)
     mask = _close(mask, max(1, round(_GAP_UM / 2 / mpp)))
     mask = _drop_small(mask, _MIN_TISSUE_MM2 / px_mm2)
     mask = _disk_dilate(mask, max(1, round(RIM_UM / mpp)))
     return ~_drop_small(~mask, _MAX_HOLE_MM2 / px_mm2)
 
 
-def _densities(picture: Picture) -> tuple[Plane, Mask]:
-    """Give the magenta density and where there is pen, both smoothed over neighbouring pixels."""
+def densities(picture: Picture) -> Densities:
+    """Give what the pixels of ``picture``, uint8 (height, width, 3), absorb."""
     table = -np.log10(np.maximum(np.arange(256, dtype=np.float32), 1) / 255)
     glass = _glass(picture)
     red, green, blue = (
@@ -136,7 +189,10 @@ def _densities(picture: Picture) -> tuple[Plane, Mask]:
     red_pen = (blue > 0.85 * green) & (red < 0.3 * green)
     grey = magenta < 0.12 * green
     dense = np.maximum(np.maximum(red, green), blue) > 0.1
-    return magenta, dense & (blue_pen | red_pen | grey)
+    coloured = dense & (blue_pen | red_pen)
+    black = grey & (np.minimum(np.minimum(red, green), blue) > _BLACK_DENSITY)
+    pen = coloured | (dense & grey)
+    return Densities((red + green + blue) / 3, magenta, pen, coloured | black)
 
 
 def _glass(picture: Picture) -> tuple[int, int, int]:
