@@ -185,15 +185,32 @@ def corrected_rate(
     value = min(max((amf / mf + counts.specificity - 1) / youden, 0.0), 1.0)
 
     rng = np.random.default_rng(seed)
-    rate = rng.beta(amf + 0.5, mf - amf + 0.5, draws)
-    sensitivity = rng.beta(counts.tp + 0.5, counts.fn + 0.5, draws)
-    specificity = rng.beta(counts.tn + 0.5, counts.fp + 0.5, draws)
+    low, high = corrected_interval(rng.beta(amf + 0.5, mf - amf + 0.5, draws), counts, rng, level)
+    return Estimate(value, min(low, value), max(high, value))
+
+
+def corrected_interval(
+    rates: FloatArray, counts: Counts, rng: np.random.Generator, level: float = 0.95
+) -> Interval:
+    """Carry draws of a raw AMF rate through the correction of ``corrected_rate``; give their interval.
+
+    Parameters
+    ----------
+    rates
+        Draws of the raw rate, shape (N,).
+    counts
+        The classifier's held-out confusion counts.
+    rng, level
+        For the draws of sensitivity and specificity; coverage.
+    """
+    sensitivity = rng.beta(counts.tp + 0.5, counts.fn + 0.5, len(rates))
+    specificity = rng.beta(counts.tn + 0.5, counts.fp + 0.5, len(rates))
     drawn_youden = sensitivity + specificity - 1
     usable = drawn_youden > 0
-    corrected = np.clip((rate + specificity - 1) / np.where(usable, drawn_youden, 1.0), 0.0, 1.0)
+    corrected = np.clip((rates + specificity - 1) / np.where(usable, drawn_youden, 1.0), 0.0, 1.0)
     low = float(np.quantile(np.where(usable, corrected, 0.0), (1 - level) / 2))
     high = float(np.quantile(np.where(usable, corrected, 1.0), (1 + level) / 2))
-    return Estimate(value, min(low, value), max(high, value))
+    return Interval(low, high)
 
 
 def find_hotspot(
