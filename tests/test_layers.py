@@ -16,6 +16,7 @@ ORDER = [
     {"scan"},
     {"report"},
     {"cohort"},
+    {"study"},
     {"learn"},
     {"demo", "demo_stamps"},
     {"console", "describe", "doctor"},
@@ -26,6 +27,7 @@ SOURCE = Path(__file__).parents[1] / "mitoscan"
 MODULES = sorted(SOURCE.rglob("*.py"))
 ONLY_IMPORTER = {
     "jinja2": "report/html.py",
+    "lifelines": "study/survival.py",
     "openslide": "slide/reader.py",
     "openvino": "models/runtime.py",
     "psutil": "cohort/system.py",

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mitoscan.cli import benchmark, evaluate, look, results, run, train
+from mitoscan.cli import benchmark, evaluate, look, results, run, study, train
 from mitoscan.console import set_up_logging
 from mitoscan.errors import MitoscanError
 
@@ -24,6 +24,7 @@ COMMANDS = (
     run.run,
     run.demo,
     results.rescore,
+    study.study,
     look.info,
     look.models,
     look.doctor,
