@@ -241,7 +241,8 @@ def test_a_review_by_keys_is_kept_exported_and_undone(open_page, whole):
     assert page.text("#progress-text").startswith("4 of ")
     assert page.tab.input_value("#reviewer") == 'Dr. "A", B'
     rows = {row["id"]: row for row in csv.DictReader(io.StringIO(page.saved("#export-csv")))}
-    assert {name: row["label"] for name, row in rows.items()} == expected
+    assert {name: row["label"] for name, row in rows.items()} == expected | {ids[3]: ""}
+    assert {name for name, row in rows.items() if row["flag"] == "yes"} == {ids[3]}
     assert list(next(iter(rows.values()))) == [
         "id", "x_l0", "y_l0", "label", "subtype", "flag", "reviewer", "reviewed_utc",
     ]  # fmt: skip
@@ -283,6 +284,37 @@ def test_a_reviewed_geojson_is_that_of_the_slide_with_new_labels(open_page, whol
                 atol=0.011,
             )
             assert made[feature["id"]] == feature
+
+
+def test_a_review_of_the_page_becomes_numbers_and_a_page_again(open_page, whole, tmp_path):
+    """Page → review.csv → rescore → page, which shows the reviewer's labels at every threshold."""
+    from mitoscan.report.rescored import Wanted, rescore_stored, write_rescored
+    from mitoscan.report.stored import read_result
+    from mitoscan.report.writer import write_slide
+
+    stored = read_result(write_slide(whole, tmp_path / "out"))
+    page = open_page(whole)
+    page.tab.locator("#gallery").focus()
+    for key in "xna":
+        page.tab.keyboard.press(key)
+    review = tmp_path / "review.csv"
+    drawn = "\n,4000,3000,AMF,multipolar,,,\n"
+    review.write_text(page.saved("#export-csv").strip() + drawn, encoding="utf-8")
+    said = page.text("#reviewed-numbers")
+    rescored = rescore_stored(stored, Wanted(review=review))
+    summary = rescored.result.summary
+    assert (summary.rejected_count, summary.added_count) == (1, 1)
+    amf, mf = map(int, re.search(r"(\d+) of (\d+) mitotic", said).groups())
+    assert (summary.amf_count, summary.mf_count) == (amf + 1, mf + 1)
+
+    again = Opened(page.tab.context, write_rescored(rescored) / "report.html")
+    assert "1 rejected, 1 added" in again.text(".top")
+    assert len(again.shown()) == mf + 1
+    again.tab.locator("#threshold").evaluate(
+        "slider => { slider.value = 1; slider.dispatchEvent(new Event('input')); }"
+    )
+    assert again.text("#threshold-counts").startswith(f"2 of {mf + 1} ")  # AMF by the reviewer
+    assert again.complaints == []
 
 
 def test_reviewed_figures_can_be_filtered_and_forgotten(open_page, whole):

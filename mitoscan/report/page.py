@@ -62,6 +62,8 @@ def page_bytes(result: SlideResult) -> bytes:
         "scanned": "inside the regions of interest" if result.config.roi else "of tissue",
         "limits": _limits(result, rows, crops, shrunk),
         "facts": _facts(result),
+        "review": words.review_sentence(summary),
+        "card_threshold": result.classifier.operating_point.threshold,
         "versions": package_versions(),
         "words": words,
         "subtypes": {"NMF": NORMAL_SUBTYPES, "AMF": ATYPICAL_SUBTYPES},
@@ -76,9 +78,9 @@ def page_bytes(result: SlideResult) -> bytes:
 def _rows(result: SlideResult) -> pd.DataFrame:
     """Give the findings on the page, in the table's order: figures, and what below them has a picture."""
     findings = result.findings
-    figures = findings[findings["is_mf"]].nlargest(MAX_ROWS, "p_mitosis", keep="first")
+    figures = findings[findings["is_mf"]].sort_values("p_mitosis", ascending=False, na_position="first")
     below = findings[~findings["is_mf"] & findings["id"].isin(set(result.crops))]
-    return pd.concat([figures, below]).sort_index()
+    return pd.concat([figures.head(MAX_ROWS), below]).sort_index()
 
 
 def _fitting(crops: Mapping[str, bytes]) -> tuple[dict[str, str], bool]:
@@ -155,10 +157,14 @@ def _facts(result: SlideResult) -> list[tuple[str, str]]:
 
 
 def _chosen(result: SlideResult, stage: str) -> str:
-    if stage == "detector" and result.config.threshold is not None:
+    config = result.config
+    given = config.threshold if stage == "detector" else config.amf_threshold
+    if given is not None:
         return "given by hand"
-    card = result.detector if stage == "detector" else result.classifier
-    return f"{card.operating_point.criterion}, {card.operating_point.dataset}"
+    point = result.classifier.operating_point
+    if stage == "detector":
+        point = result.detector.point(config.operating_point)
+    return f"{point.criterion}, {point.dataset}"
 
 
 def _errors(result: SlideResult) -> str:
@@ -204,6 +210,8 @@ def _columns(rows: pd.DataFrame) -> dict[str, object]:
     names = ["id", "x_l0", "y_l0", "p_mitosis", "is_mf", "p_atypical", "label", "subtype", "in_hotspot"]
     if SUBTYPE_COLUMNS[0] in rows:
         names += SUBTYPE_COLUMNS
+    if "reviewed" in rows:
+        names.append("reviewed")
     return {name: [None if value != value else value for value in rows[name].tolist()] for name in names}
 
 

@@ -10,6 +10,10 @@ _FLAGS = {
     "figures may be missed or miscalled.",
     "few mitotic figures": "Few mitotic figures: the AMF rate says little, mind its interval.",
     "hot spot cut to the slide": "The slide is smaller than the hot-spot window, which was cut to it.",
+    "partly reviewed: no corrected rate": "Only some figures were reviewed: the classifier's errors can be "
+    "corrected neither for them nor for the rest.",
+    "AMF threshold not the card's: no corrected rate": "The AMF threshold is not the model's own, where its "
+    "errors were measured: no corrected rate.",
 }
 
 
@@ -66,14 +70,26 @@ def rate_sentence(summary: SlideSummary) -> str:
 def corrected_sentence(summary: SlideSummary) -> str:
     """Say the corrected AMF rate with its interval, or why there is none."""
     if summary.amf_rate_corrected is None:
-        return (
-            "" if summary.amf_rate is None else "No corrected rate: this classifier's errors are not known."
-        )
+        return "" if summary.amf_rate is None else "There is no corrected rate for it."
+    if summary.reviewed_count:
+        return "All figures were reviewed: the rate has none of the classifier's errors."
     interval = percent_span(summary.amf_rate_corrected_low, summary.amf_rate_corrected_high)
     said = f"Corrected for the classifier's errors: {percent(summary.amf_rate_corrected)}, "
     said += f"95 % interval {interval}."
     if summary.amf_rate_corrected == 0:
         said += " So few are not distinguishable from those errors."
+    return said
+
+
+def review_sentence(summary: SlideSummary) -> str:
+    """Say what a reviewer did; empty without a review."""
+    if summary.reviewed_count is None:
+        return ""
+    count = summary.reviewed_count
+    said = f"A reviewer judged {count} finding{'' if count == 1 else 's'}: "
+    said += f"{summary.rejected_count or 0} rejected, {summary.added_count or 0} added."
+    if summary.agreement_kappa is not None:
+        said += f" Agreement with the models: kappa {summary.agreement_kappa:.2f}."
     return said
 
 

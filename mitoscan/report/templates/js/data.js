@@ -29,6 +29,8 @@ function readFigures(columns) {
     called: columns.label[i] || NOT_MF,
     subtype: columns.subtype[i],
     inHotspot: columns.in_hotspot[i],
+    // A label that a reviewer gave earlier: no threshold changes it.
+    isGiven: Boolean(columns.reviewed?.[i]),
     pSubtypes: scores[0] && scores[0][i] !== null ? scores.map((column) => column[i]) : null,
   }));
 }

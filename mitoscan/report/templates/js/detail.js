@@ -4,7 +4,7 @@ const Detail = (() => {
   function show(figure) {
     byId('detail-title').textContent = figure.isMf
       ? `Figure ${MITOTIC.indexOf(figure) + 1} of ${MITOTIC.length}`
-      : 'Below the operating point';
+      : 'Not called a figure';
     const image = byId('detail-image');
     image.hidden = !Crops.has(figure);
     byId('detail-none').hidden = Crops.has(figure);
@@ -16,7 +16,7 @@ const Detail = (() => {
   }
 
   function showCalls(figure) {
-    byId('detail-called').replaceChildren(Gallery.markOf(figure.called), ` called ${inWords(figure.called, figure.subtype)}`);
+    byId('detail-called').replaceChildren(Gallery.markOf(figure.called), ` ${figure.isGiven ? 'reviewed as' : 'called'} ${inWords(figure.called, figure.subtype)}`);
     const verdict = [];
     if (Store.isReviewed(figure)) {
       const { label, subtype } = Store.get(figure);

@@ -5,7 +5,8 @@ const Export = (() => {
   const GREY = [120, 120, 120];
 
   function csv() {
-    const rows = Store.reviewed().map((figure) => {
+    // One that is only flagged has no label: no judgement.
+    const rows = FIGURES.filter(Store.get).map((figure) => {
       const { label, subtype, flag, utc } = Store.get(figure);
       return [figure.id, figure.xL0, figure.yL0, label, subtype, flag ? 'yes' : '', reviewer(), utc];
     });
@@ -52,7 +53,8 @@ const Export = (() => {
   }
 
   function measurements(figure) {
-    const found = { p_mitosis: figure.pMitosis };
+    const found = {};
+    if (figure.pMitosis !== null) found.p_mitosis = figure.pMitosis;
     if (figure.pAtypical !== null) found.p_atypical = figure.pAtypical;
     (figure.pSubtypes || []).forEach((p, i) => {
       found[`p_${SUBTYPES[i]}`] = p;
@@ -79,7 +81,7 @@ const Export = (() => {
     make('a', { href: url, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
     const flagged = FIGURES.filter((f) => Store.isFlagged(f) && !Store.isReviewed(f)).length;
-    const without = flagged ? ` ${flagged} flagged without a decision: not in the file as reviewed.` : '';
+    const without = flagged ? ` ${flagged} flagged without a decision: no label in the file.` : '';
     byId('export-note').textContent = `Saved ${name} with ${Store.reviewed().length} reviewed.${without}`;
   }
 

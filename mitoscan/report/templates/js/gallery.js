@@ -12,7 +12,7 @@ const Gallery = (() => {
     MF: (figure) => figure.isMf,
     AMF: (figure) => figure.isMf && Store.labelOf(figure) === AMF,
     NMF: (figure) => figure.isMf && Store.labelOf(figure) === NMF,
-    moved: (figure) => figure.isMf && (figure.pAtypical >= Threshold.value()) !== (figure.called === AMF),
+    moved: (figure) => figure.isMf && isAtypical(figure, Threshold.value()) !== (figure.called === AMF),
     below: (figure) => !figure.isMf,
   };
   const reviews = {

@@ -17,8 +17,12 @@ function rateInWords(amf, mf) {
   return `${amf} of ${figures} atypical: ${percent(amf / mf)}, 95 % interval ${interval}`;
 }
 
+function isAtypical(figure, threshold) {
+  return figure.isGiven ? figure.called === AMF : figure.pAtypical >= threshold;
+}
+
 function countAtypical(threshold) {
-  return [MITOTIC.filter((figure) => figure.pAtypical >= threshold).length, MITOTIC.length];
+  return [MITOTIC.filter((figure) => isAtypical(figure, threshold)).length, MITOTIC.length];
 }
 
 // Figures per mm² on a grid: a Gaussian of `sigma` µm about each.

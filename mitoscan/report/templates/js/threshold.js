@@ -36,8 +36,9 @@ const Threshold = (() => {
   function bins() {
     const counts = Array.from({ length: BINS }, () => [0, 0]);
     for (const figure of MITOTIC) {
+      if (figure.pAtypical === null) continue; // drawn by a reviewer
       const bin = Math.min(BINS - 1, Math.floor(figure.pAtypical * BINS));
-      counts[bin][figure.pAtypical >= value() ? 1 : 0] += 1;
+      counts[bin][isAtypical(figure, value()) ? 1 : 0] += 1;
     }
     return counts;
   }
