@@ -29,6 +29,8 @@ class ScanConfig(Frozen):
     device: Device = "auto"
     detector: str | None = None
     """Name of a shipped detector, or a folder with a card.json. None: the default."""
+    candidates: Path | None = None
+    """Somebody else's detections instead of a detector: a file, or a folder with one for each slide."""
     classifier: str | None = None
     """Name of a shipped classifier, or a folder with a card.json. None: the default."""
     subtypes: bool = False

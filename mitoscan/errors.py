@@ -11,6 +11,7 @@
     │   ├── NoTissueError          13   the tissue mask is empty
     │   └── SlideReadError         14   pixels could not be decoded after the slide had opened
     ├── RoiError                   20   the regions of interest could not be used
+    ├── CandidatesError            21   a file of candidates could not be used
     ├── ModelError                 30   unknown model, bad card, weights that do not fit their checksum
     ├── MissingExtraError          31   an optional dependency is needed and absent
     ├── OutputError                40   results exist already, or cannot be written
@@ -107,6 +108,12 @@ class RoiError(MitoscanError):
     """The regions of interest could not be used."""
 
     exit_code = 20
+
+
+class CandidatesError(MitoscanError):
+    """A file of candidates could not be used."""
+
+    exit_code = 21
 
 
 class ModelError(MitoscanError):

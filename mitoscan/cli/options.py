@@ -28,6 +28,12 @@ class OperatingPointName(StrEnum):
 MppOption = Annotated[float | None, typer.Option(help="µm per level-0 pixel; overrides the file's.")]
 DeviceOption = Annotated[DeviceName, typer.Option(help="cpu runs OpenVINO, cuda and mps run torch.")]
 DetectorOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
+CandidatesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Detections of another program instead of a detector: file, or folder with <slide>.csv."
+    ),
+]
 ClassifierOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 DataOption = Annotated[Path, typer.Option(envvar="MITOSCAN_DATA", help="Folder with amf/ and detection/.")]

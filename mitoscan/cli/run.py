@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from mitoscan.cli.options import (
+    CandidatesOption,
     ClassifierOption,
     DetectorOption,
     DeviceName,
@@ -33,6 +34,7 @@ def run(
     mpp: MppOption = None,
     device: DeviceOption = DeviceName.auto,
     detector: DetectorOption = None,
+    candidates: CandidatesOption = None,
     classifier: ClassifierOption = None,
     subtypes: Annotated[
         bool, typer.Option("--subtypes/--no-subtypes", help="Report the eight subtypes too.")
@@ -63,6 +65,7 @@ def run(
         mpp=mpp,
         device=device.value,
         detector=detector,
+        candidates=candidates,
         classifier=classifier,
         subtypes=subtypes,
         threshold=threshold,
@@ -86,10 +89,12 @@ def _run(slides: list[str], config: ScanConfig, out: Path, overwrite: bool) -> N
     """Do the main job and end with its exit code."""
     from mitoscan.cohort.batch import run_batch
     from mitoscan.console import Display, closing_table
+    from mitoscan.scan.candidates import check_place
     from mitoscan.scan.pipeline import load_models
     from mitoscan.slide.discover import find_slides
 
     paths = find_slides(slides)
+    check_place(config.candidates, paths)
     log.info("%d slide%s; loading the models", len(paths), "" if len(paths) == 1 else "s")
     models = load_models(config)
     with Display(len(paths)) as display:

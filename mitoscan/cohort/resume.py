@@ -5,7 +5,7 @@ A result counts as finished when its record says that it was made from the same 
 - the slide: its size in bytes and time of change (a slide of several files: of all of them);
 - the settings that change the result: the operating point in force, mpp, the content of the ROI file, the
   hot spot's area, tissue mask, subtypes, QuPath's origin, fewest figures for a rate without a flag;
-- the checksums of both models' weights.
+- the checksums of both models' weights, or of the file of candidates that takes the detector's place.
 
 Not the settings on which findings do not depend (readers, batch size, tile grid), nor the device: devices
 agree within rounding. Nor the version of mitoscan, but ``GENERATION``, which is raised when a change of the
@@ -24,11 +24,12 @@ from pathlib import Path
 
 from mitoscan.cohort.job import Job
 from mitoscan.config import ScanConfig
-from mitoscan.errors import DataError
+from mitoscan.errors import CandidatesError, DataError
 from mitoscan.models.card import ModelCard
 from mitoscan.models.zoo import find_model
 from mitoscan.report.tables import read_summary
 from mitoscan.report.writer import RECORD_NAME, folder_name
+from mitoscan.scan.candidates import file_of
 from mitoscan.scan.score import SlideSummary
 
 Inputs = dict[str, str | int | float | bool | None]
@@ -41,6 +42,7 @@ _NAMES = {
     "slide_mtime_ns": "slide replaced: time of change",
     "detector_sha256": "detector",
     "classifier_sha256": "classifier",
+    "candidates_sha256": "candidates",
     "roi_sha256": "regions of interest",
 }
 _CHECKSUM_DIGITS = 12
@@ -61,26 +63,30 @@ class Missing:
     """Why an older result does not count; empty when there is none."""
 
 
-def load_cards(config: ScanConfig) -> tuple[ModelCard, ModelCard]:
+def load_cards(config: ScanConfig) -> tuple[ModelCard | None, ModelCard]:
     """Read the cards of the detector and the classifier that ``config`` names; no weights are loaded.
+
+    The detector is None where files of candidates take its place.
 
     Raises
     ------
     ModelError
         When there is no such model, or its card is faulty.
     """
-    return find_model(config.detector, "detector")[1], find_model(config.classifier, "classifier")[1]
+    detector = None if config.candidates else find_model(config.detector, "detector")[1]
+    return detector, find_model(config.classifier, "classifier")[1]
 
 
-def inputs_of(job: Job, detector: ModelCard, classifier: ModelCard) -> Inputs:
+def inputs_of(job: Job, detector: ModelCard | None, classifier: ModelCard) -> Inputs:
     """Gather everything that decides the result of a slide; opens no slide."""
     config, (size, mtime_ns) = job.config, stat_of(job.path)
     return {
         "generation": GENERATION,
         "slide_bytes": size,
         "slide_mtime_ns": mtime_ns,
-        "detector_sha256": detector.sha256,
-        "threshold": detector.operating_point.threshold if config.threshold is None else config.threshold,
+        "detector_sha256": None if detector is None else detector.sha256,
+        "candidates_sha256": _candidates_sha256(config.candidates, job.slide_id),
+        "threshold": _threshold(config, detector),
         "classifier_sha256": classifier.sha256,
         "atypical_threshold": classifier.operating_point.threshold,
         "subtypes": config.subtypes,
@@ -115,7 +121,7 @@ def _files(path: Path) -> Iterator[str | Path]:
             yield from (os.path.join(root, name) for name in names)
 
 
-def look(job: Job, detector: ModelCard, classifier: ModelCard) -> Finished | Missing:
+def look(job: Job, detector: ModelCard | None, classifier: ModelCard) -> Finished | Missing:
     """Say whether the slide's folder holds a result of the job's inputs, from a stat and two small files."""
     folder = job.out / folder_name(job.slide_id)
     try:
@@ -145,6 +151,19 @@ def _short(name: str, value: object) -> str:
     if value is None:
         return "none"
     return str(value)[:_CHECKSUM_DIGITS] if name.endswith("sha256") else str(value)
+
+
+def _threshold(config: ScanConfig, detector: ModelCard | None) -> float:
+    if config.threshold is not None:
+        return config.threshold
+    return 0.0 if detector is None else detector.point(config.operating_point).threshold
+
+
+def _candidates_sha256(place: Path | None, slide_id: str) -> str | None:
+    try:
+        return _sha256(None if place is None else file_of(place, slide_id))
+    except CandidatesError:
+        return "unreadable"
 
 
 def _sha256(path: Path | None) -> str | None:

@@ -13,6 +13,7 @@ from mitoscan.cohort.resume import inputs_of, stat_of
 from mitoscan.config import ScanConfig
 from mitoscan.errors import MitoscanError, OutputError, SlideReadError
 from mitoscan.report.writer import ensure_writable, remove_leftovers, write_slide
+from mitoscan.scan.candidates import file_of
 from mitoscan.scan.pipeline import Models, load_models, scan_slide
 from mitoscan.scan.result import SlideResult
 from mitoscan.scan.score import SlideSummary, printable
@@ -69,7 +70,7 @@ def _scan_and_write(job: Job, progress: _Reporter, load: Callable[[ScanConfig], 
     models = _models(job, progress, load)
     before = stat_of(job.path)
     inputs = inputs_of(job, models.detector.card, models.classifier.card)
-    result = _as_named(scan_slide(job.path, job.config, models=models, progress=progress), job)
+    result = _as_named(scan_slide(job.path, _own(job), models=models, progress=progress), job)
     if stat_of(job.path) != before:
         raise SlideReadError(
             "the file changed while it was read", path=job.path, remedy="Run again when it is copied."
@@ -90,6 +91,14 @@ def _models(job: Job, progress: _Reporter, load: Callable[[ScanConfig], Models])
         _kept[key] = load(config)
         progress.stage = "open"
     return _kept[key]
+
+
+def _own(job: Job) -> ScanConfig:
+    """Give the job's config with the file of its candidates: folders have it by the batch's slide id."""
+    config = job.config
+    if config.candidates is None:
+        return config
+    return config.model_copy(update={"candidates": file_of(config.candidates, job.slide_id)})
 
 
 def _as_named(result: SlideResult, job: Job) -> SlideResult:

@@ -16,6 +16,7 @@ import shapely
 from PIL import Image
 from shapely import Polygon
 
+from mitoscan.models.card import ModelCard
 from mitoscan.report import words
 from mitoscan.report.colours import COLOURS
 from mitoscan.report.geojson import FIGURE_RADIUS_UM
@@ -136,13 +137,13 @@ def _thumbnail(result: SlideResult) -> str:
 def _facts(result: SlideResult) -> list[tuple[str, str]]:
     """List slide, models and settings as name and value."""
     summary, info = result.summary, result.info
-    detector, classifier = result.detector, result.classifier
+    models = [card for card in (result.detector, result.classifier) if isinstance(card, ModelCard)]
     return [
         ("Slide file", summary.path),
         ("Size", f"{info.width_l0:,} × {info.height_l0:,} px"),
         ("Pixel size", f"{summary.mpp_x:.4g} × {summary.mpp_y:.4g} µm ({summary.mpp_source})"),
         ("Reader", f"{info.reader}, {info.vendor}"),
-        ("Detector", f"{summary.detector}, weights {summary.detector_sha256}"),
+        _candidates_from(result),
         (
             "Mitotic figure from",
             f"p_mitosis ≥ {summary.detector_threshold:g} ({_chosen(result, 'detector')})",
@@ -150,10 +151,17 @@ def _facts(result: SlideResult) -> list[tuple[str, str]]:
         ("Classifier", f"{summary.classifier}, weights {summary.classifier_sha256}"),
         ("Atypical from", f"p_atypical ≥ {summary.classifier_threshold:g} ({_chosen(result, 'classifier')})"),
         ("Classifier's errors", _errors(result)),
-        ("Training data", f"{detector.training.data}; {classifier.training.data}"),
+        ("Training data", "; ".join(card.training.data for card in models)),
         ("mitoscan", summary.mitoscan_version),
         ("Finished", f"{result.finished:%Y-%m-%d %H:%M} UTC, after {summary.seconds:,.0f} s"),
     ]
+
+
+def _candidates_from(result: SlideResult) -> tuple[str, str]:
+    card = result.detector
+    if isinstance(card, ModelCard):
+        return "Detector", f"{card.name}, weights {card.sha256[:12]}"
+    return "Candidates", f"{card.path}, sha256 {card.sha256[:12]}"
 
 
 def _chosen(result: SlideResult, stage: str) -> str:

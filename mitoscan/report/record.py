@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mitoscan.models.card import ModelCard
+from mitoscan.scan.candidates import FirstStage
 from mitoscan.scan.result import SlideResult
 from mitoscan.scan.score import printable
 from mitoscan.slide.base import SlideInfo
@@ -62,7 +63,7 @@ def run_record(result: SlideResult, inputs: Mapping[str, object] | None = None) 
             "levels": len(info.levels),
             "bounds_l0": _bounds(info),
         },
-        "detector": _model(result.detector, summary.detector_threshold),
+        **_first_stage(result.detector, summary.detector_threshold),
         "classifier": _model(result.classifier, summary.classifier_threshold),
         "cards": {
             "detector": result.detector.model_dump(mode="json"),
@@ -108,6 +109,12 @@ def package_versions() -> dict[str, str]:
 def _bounds(info: SlideInfo) -> list[float] | None:
     box = info.bounds
     return None if box is None else [box.x, box.y, box.width, box.height]
+
+
+def _first_stage(card: FirstStage, threshold: float) -> dict[str, object]:
+    if isinstance(card, ModelCard):
+        return {"detector": _model(card, threshold)}
+    return {"candidates": card.model_dump(exclude={"name"}) | {"threshold": threshold}}
 
 
 def _model(card: ModelCard, threshold: float) -> dict[str, object]:

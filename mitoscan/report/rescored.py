@@ -20,7 +20,7 @@ from mitoscan.errors import DataError
 from mitoscan.report.atomic import write_atomically
 from mitoscan.report.pictures import PICTURES_NAME
 from mitoscan.report.review import Review, read_review
-from mitoscan.report.stored import SUPERSEDED, Stored
+from mitoscan.report.stored import SUPERSEDED, Stored, first_stage_of
 from mitoscan.report.writer import RECORD_NAME, ensure_writable, folder_name, write_slide
 from mitoscan.scan.rescore import Rescoring, rescore
 from mitoscan.scan.result import SlideResult
@@ -123,18 +123,19 @@ def _record(
 ) -> dict[str, Any]:
     """Give the stored record with what is other now; how the slide was scanned stays as it was."""
     old, summary = stored.record, result.summary
+    first = first_stage_of(old)
     link = {
         "record_sha256": stored.record_sha256,
         "folder": printable(str(stored.folder)),
         "utc": old.get("rescored", {}).get("utc") or old["finished_utc"],
-        "detector": {"threshold": old["detector"]["threshold"]},
+        first: {"threshold": old[first]["threshold"]},
         "classifier": {"threshold": old["classifier"]["threshold"]},
         "hotspot_mm2": old["config"]["hotspot_mm2"],
         "reviews": len(old.get("reviews", [])),
     }
     return {
         **old,
-        "detector": {**old["detector"], "threshold": summary.detector_threshold},
+        first: {**old[first], "threshold": summary.detector_threshold},
         "classifier": {**old["classifier"], "threshold": summary.classifier_threshold},
         "config": result.config.model_dump(mode="json"),
         "qc_flags": list(summary.qc_flags),

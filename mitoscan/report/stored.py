@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from mitoscan.models.card import ModelCard
 from mitoscan.report.pictures import PICTURES_NAME, read_pictures
 from mitoscan.report.tables import read_summary
 from mitoscan.report.writer import RECORD_NAME
+from mitoscan.scan.candidates import CandidateCard, FirstStage
 from mitoscan.scan.findings import Identity, read_findings
 from mitoscan.scan.result import SlideResult
 from mitoscan.scan.score import Hotspot, SlideSummary
@@ -59,7 +60,12 @@ class Stored:
     def scanned_at(self) -> float:
         """The detector's threshold when the slide was scanned."""
         chain = self.record.get("rescored_from") or [self.record]
-        return float(chain[0]["detector"]["threshold"])
+        return float(chain[0][first_stage_of(chain[0])]["threshold"])
+
+
+def first_stage_of(record: Mapping[str, Any]) -> str:
+    """Give the key of what made the candidates: ``detector``, or ``candidates`` where a file did."""
+    return "detector" if "detector" in record else "candidates"
 
 
 def result_folders(paths: Sequence[Path]) -> list[Path]:
@@ -110,7 +116,12 @@ def read_result(folder: Path) -> Stored:
             path=path,
             remedy=_RERUN,
         ) from exc
-    detector, classifier = (build(ModelCard, card, path, DataError) for card in models)
+    detector: FirstStage
+    if first_stage_of(record) == "detector":
+        detector = build(ModelCard, models[0], path, DataError)
+    else:
+        detector = build(CandidateCard, models[0], path, DataError)
+    classifier = build(ModelCard, models[1], path, DataError)
     summary = read_summary(folder / "summary.json")
     thumbnail, crops = read_pictures(folder / PICTURES_NAME)
     settings = build(ScanConfig, config, path, DataError)

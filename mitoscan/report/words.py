@@ -8,6 +8,8 @@ _FLAGS = {
     "mpp given by hand": "The pixel size was given by hand: every area and density depends on it.",
     "slide coarser than the detector's mpp": "The slide is coarser than what the detector learnt from: "
     "figures may be missed or miscalled.",
+    "candidates outside the area scanned": "Some of the candidates given lie outside the area scanned: "
+    "they are counted, but check the unit and frame of their file.",
     "few mitotic figures": "Few mitotic figures: the AMF rate says little, mind its interval.",
     "hot spot cut to the slide": "The slide is smaller than the hot-spot window, which was cut to it.",
     "partly reviewed: no corrected rate": "Only some figures were reviewed: the classifier's errors can be "

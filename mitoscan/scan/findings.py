@@ -35,6 +35,7 @@ import pandas as pd
 from mitoscan.config import ScanConfig
 from mitoscan.errors import DataError
 from mitoscan.models.card import SUBTYPES, ModelCard
+from mitoscan.scan.candidates import FirstStage
 from mitoscan.units import Box, Mpp
 
 FloatArray = npt.NDArray[np.float64]
@@ -71,7 +72,7 @@ class Thresholds:
     atypical: float
 
     @classmethod
-    def of(cls, config: ScanConfig, detector: ModelCard, classifier: ModelCard) -> Thresholds:
+    def of(cls, config: ScanConfig, detector: FirstStage, classifier: ModelCard) -> Thresholds:
         """Take the cards' operating points, unless the configuration overrides them."""
         mitosis, atypical = config.threshold, config.amf_threshold
         return cls(

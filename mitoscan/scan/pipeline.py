@@ -23,7 +23,9 @@ import shapely
 from shapely import MultiPolygon
 
 from mitoscan.config import ScanConfig
-from mitoscan.errors import RoiError
+from mitoscan.errors import ConfigError, RoiError
+from mitoscan.models.card import ModelCard
+from mitoscan.scan.candidates import CandidateFiles, FirstStage
 from mitoscan.scan.classify import CLASSIFY_SHARE, Classifier, load_classifier
 from mitoscan.scan.detect import Detector, load_detector
 from mitoscan.scan.findings import Identity, Thresholds, build_findings, mark_hotspot
@@ -40,6 +42,8 @@ from mitoscan.slide.tissue import CoarseView, area_mm2, coarse_view, find_tissue
 from mitoscan.units import Box
 
 Float = npt.NDArray[np.float64]
+Found = tuple[Float, Float, Float]
+"""x, y (level-0 px) and p_mitosis of candidates."""
 
 THUMBNAIL_PX = 1600
 
@@ -48,7 +52,7 @@ THUMBNAIL_PX = 1600
 class Models:
     """Both stages, loaded once and used for any number of slides."""
 
-    detector: Detector
+    detector: Detector | CandidateFiles
     classifier: Classifier
 
 
@@ -79,9 +83,27 @@ def load_models(config: ScanConfig) -> Models:
     classifier = load_classifier(config.classifier, config.device)
     if config.subtypes:
         classifier.require_subtypes()
-    return Models(
-        load_detector(config.detector, config.device, config.threshold, config.operating_point), classifier
-    )
+    return Models(load_first_stage(config), classifier)
+
+
+def load_first_stage(config: ScanConfig) -> Detector | CandidateFiles:
+    """Load what gives the candidates: the detector, or the files that take its place.
+
+    Raises
+    ------
+    ConfigError
+        When both are named.
+    ModelError
+        When there is no such detector, or its files are faulty.
+    """
+    if config.candidates is None:
+        return load_detector(config.detector, config.device, config.threshold, config.operating_point)
+    if config.detector is not None or config.operating_point != "balanced":
+        raise ConfigError(
+            "candidates from a file need no detector and have no operating point",
+            remedy="Leave --detector and --operating-point away; --threshold applies to the file's p.",
+        )
+    return CandidateFiles(config.threshold)
 
 
 def scan_slide(
@@ -127,18 +149,20 @@ def scan_slide(
     tissue_mm2 = area_mm2(area, info.known_mpp())
     with ReaderPool(lambda: open_slide(path, mpp=config.mpp), config.readers) as pool:
         with watch.stage("detect"):
-            x, y, p = _detect(models.detector, info, area, tissue_mm2, config, pool, progress, check)
+            first, (x, y, p) = _first_stage(
+                models.detector, info, area, tissue_mm2, config, pool, progress, check
+            )
         with watch.stage("classify"):
             probabilities = _classify(models, info, (x, y, p), pool, progress, check)
         with watch.stage("score"):
-            findings, hotspot = _table(config, models, info, (x, y, p), probabilities)
+            findings, hotspot = _table(config, first, models.classifier.card, info, (x, y, p), probabilities)
         with watch.stage("pictures"):
             crops = read_crops(findings, info, pool)
     quality = check.quality()
     summary = summarise(
         info=info,
         config=config,
-        detector=models.detector.card,
+        detector=first,
         classifier=models.classifier.card,
         findings=findings,
         tissue_mm2=tissue_mm2,
@@ -149,7 +173,7 @@ def scan_slide(
     return SlideResult(
         info=info,
         config=config,
-        detector=models.detector.card,
+        detector=first,
         classifier=models.classifier.card,
         findings=findings,
         tissue=area,
@@ -196,6 +220,25 @@ def read_thumbnail(slide: Slide) -> npt.NDArray[np.uint8]:
     return slide.read(Box(0, 0, info.width_l0, info.height_l0), *size)
 
 
+def _first_stage(
+    stage: Detector | CandidateFiles,
+    info: SlideInfo,
+    area: MultiPolygon,
+    tissue_mm2: float,
+    config: ScanConfig,
+    pool: ReaderPool,
+    progress: Progress,
+    check: QualityCheck,
+) -> tuple[FirstStage, Found]:
+    """Give the slide's candidates, and what made them."""
+    if isinstance(stage, CandidateFiles):
+        if config.candidates is None:
+            raise ConfigError("models without a detector, but no candidates in the configuration")
+        found, card = stage.find(config.candidates, info, area, config)
+        return card, found
+    return stage.card, _detect(stage, info, area, tissue_mm2, config, pool, progress, check)
+
+
 def _detect(
     detector: Detector,
     info: SlideInfo,
@@ -205,7 +248,7 @@ def _detect(
     pool: ReaderPool,
     progress: Progress,
     check: QualityCheck,
-) -> tuple[Float, Float, Float]:
+) -> Found:
     """Give x, y (level-0 px) and p of the merged candidates inside ``area``."""
     frame = info.frame(detector.card.mpp)
     tiles = detector.plan(frame, info.width_l0, info.height_l0, area, config.grid_shift_px)
@@ -219,7 +262,7 @@ def _detect(
 def _classify(
     models: Models,
     info: SlideInfo,
-    found: tuple[Float, Float, Float],
+    found: Found,
     pool: ReaderPool,
     progress: Progress,
     check: QualityCheck,
@@ -241,13 +284,13 @@ def _classify(
 
 def _table(
     config: ScanConfig,
-    models: Models,
+    detector: FirstStage,
+    classifier: ModelCard,
     info: SlideInfo,
-    found: tuple[Float, Float, Float],
+    found: Found,
     probabilities: Float,
 ) -> tuple[pd.DataFrame, Hotspot | None]:
     """Give the findings table, hot spot marked, and the hot spot."""
-    detector, classifier = models.detector.card, models.classifier.card
     mpp = info.known_mpp()
     findings = build_findings(
         x_l0=found[0],

@@ -17,6 +17,7 @@ from shapely import MultiPolygon
 
 from mitoscan.models.card import FocusReference, LikenessReference, ModelCard
 from mitoscan.models.likeness import Likeness
+from mitoscan.scan.candidates import FirstStage
 from mitoscan.scan.focus import FocusMeter
 from mitoscan.slide.base import SlideInfo
 from mitoscan.slide.tiling import Tile
@@ -42,6 +43,7 @@ _PADDING_SHARE = 0.95
 """Rows and columns at the slide's edge with more black than this are padding, not ink."""
 
 NO_REFERENCE = "the {0}'s card has no reference; mitoscan train reference makes one"
+NO_TILES = "the candidates came from a file: no tiles were read"
 COARSE = "the slide is coarser than the detector's mpp"
 
 
@@ -65,7 +67,7 @@ class Quality:
             "unlike_distance": self.unlike_distance,
         }
 
-    def flags(self, detector: ModelCard, classifier: ModelCard, tissue_mm2: float) -> tuple[str, ...]:
+    def flags(self, detector: FirstStage, classifier: ModelCard, tissue_mm2: float) -> tuple[str, ...]:
         """Say in short sentences what is beyond its limit.
 
         Parameters
@@ -91,9 +93,9 @@ class Quality:
         return tuple(found)
 
 
-def focus_reference(detector: ModelCard) -> FocusReference | None:
-    """Give what the detector's card says about focus."""
-    return detector.reference.focus if detector.reference else None
+def focus_reference(detector: FirstStage | None) -> FocusReference | None:
+    """Give what the detector's card says about focus; files of candidates say nothing."""
+    return detector.reference.focus if isinstance(detector, ModelCard) and detector.reference else None
 
 
 def likeness_reference(classifier: ModelCard) -> LikenessReference | None:
@@ -115,13 +117,13 @@ class QualityCheck:
     info
         The slide.
     detector, classifier
-        Cards of the models.
+        Cards of the models; no detector where a file gives the candidates.
     likeness
         What belongs to the classifier's card; None: likeness is not assessed.
     """
 
     def __init__(
-        self, info: SlideInfo, detector: ModelCard, classifier: ModelCard, likeness: Likeness | None
+        self, info: SlideInfo, detector: ModelCard | None, classifier: ModelCard, likeness: Likeness | None
     ) -> None:
         self._info = info
         self._not_assessed: dict[str, str] = {}
@@ -129,10 +131,15 @@ class QualityCheck:
         self._embeddings: list[npt.NDArray[np.float32]] = []
         self._likeness, self._classifier = likeness, likeness_reference(classifier)
         focus = focus_reference(detector)
-        self._meter = None if focus is None or is_coarse(info, detector) else FocusMeter(focus)
-        if self._meter is None:
-            reason = NO_REFERENCE.format("detector") if focus is None else COARSE
-            self._not_assessed["out_of_focus_share"] = reason
+        self._meter: FocusMeter | None = None
+        if detector is None:
+            self._not_assessed["out_of_focus_share"] = NO_TILES
+        elif focus is None:
+            self._not_assessed["out_of_focus_share"] = NO_REFERENCE.format("detector")
+        elif is_coarse(info, detector):
+            self._not_assessed["out_of_focus_share"] = COARSE
+        else:
+            self._meter = FocusMeter(focus)
 
     def see_slide(self, view: CoarseView | None, area: MultiPolygon) -> None:
         """Look for pen and folds; ``area`` (level-0 px) is scanned. Without a view they are not assessed."""

@@ -13,6 +13,7 @@ from shapely import MultiPolygon
 
 from mitoscan.config import ScanConfig
 from mitoscan.models.card import ModelCard
+from mitoscan.scan.candidates import FirstStage
 from mitoscan.scan.findings import Identity
 from mitoscan.scan.qc import Quality
 from mitoscan.scan.score import Hotspot, SlideSummary
@@ -25,7 +26,7 @@ class SlideResult:
 
     info: SlideInfo
     config: ScanConfig
-    detector: ModelCard
+    detector: FirstStage
     classifier: ModelCard
     findings: pd.DataFrame
     """See ``scan.findings``; hot spot marked."""

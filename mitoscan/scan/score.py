@@ -15,6 +15,7 @@ from scipy import stats
 from mitoscan import __version__
 from mitoscan.config import Frozen, ScanConfig
 from mitoscan.models.card import SUBTYPES, Counts, ModelCard
+from mitoscan.scan.candidates import FirstStage
 from mitoscan.scan.findings import ADDED, AMF, BY_MODEL, NMF, Thresholds, call_findings
 from mitoscan.scan.qc import Quality, is_coarse
 from mitoscan.scan.review import Agreement
@@ -108,7 +109,7 @@ class SlideSummary(Frozen):
     detector: str
     detector_threshold: float
     detector_sha256: str
-    """First 12 digits."""
+    """First 12 digits; empty where a file gave the candidates, whose checksum is in the record."""
     classifier: str
     classifier_threshold: float
     classifier_sha256: str
@@ -298,7 +299,7 @@ def summarise(
     *,
     info: SlideInfo,
     config: ScanConfig,
-    detector: ModelCard,
+    detector: FirstStage,
     classifier: ModelCard,
     findings: pd.DataFrame,
     tissue_mm2: float,
@@ -358,7 +359,7 @@ def summarise(
             ),
             "detector": detector.name,
             "detector_threshold": thresholds.mitosis,
-            "detector_sha256": detector.sha256[:12],
+            "detector_sha256": detector.sha256[:12] if isinstance(detector, ModelCard) else "",
             "classifier": classifier.name,
             "classifier_threshold": thresholds.atypical,
             "classifier_sha256": classifier.sha256[:12],
@@ -466,6 +467,7 @@ def _subtype_counts(findings: pd.DataFrame) -> dict[str, int] | None:
 SCORE_FLAGS = (
     "mpp given by hand",
     "slide coarser than the detector's mpp",
+    "candidates outside the area scanned",
     "few mitotic figures",
     "hot spot cut to the slide",
     "partly reviewed: no corrected rate",
@@ -477,17 +479,19 @@ SCORE_FLAGS = (
 def _qc_flags(
     info: SlideInfo,
     config: ScanConfig,
-    detector: ModelCard,
+    detector: FirstStage,
     classifier: ModelCard,
     findings: pd.DataFrame,
     hotspot: Hotspot | None,
 ) -> tuple[str, ...]:
     """Name what a reader of the numbers should know before trusting them."""
     reviewed = _reviewed_share(findings)
+    off = not isinstance(detector, ModelCard) and detector.outside_area > 0
     cut = hotspot is not None and hotspot.area_mm2 < config.hotspot_mm2 * 0.999
     raised = (
         config.mpp is not None,
-        is_coarse(info, detector),
+        isinstance(detector, ModelCard) and is_coarse(info, detector),
+        off,
         int(findings["is_mf"].sum()) < config.min_figures,
         cut,
         0 < reviewed < 1,
