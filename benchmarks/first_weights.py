@@ -14,6 +14,7 @@ from pathlib import Path
 from mitoscan import load_classifier, load_detector
 from mitoscan.learn.data import load_amibr, load_atnorm
 from mitoscan.learn.detector import detect_all
+from mitoscan.learn.detector_metrics import pooled
 from mitoscan.learn.fields import load_fields
 from mitoscan.learn.metrics import Detections, binary_metrics
 
@@ -22,7 +23,7 @@ def print_detector(folder: Path) -> None:
     """Print a row a validation slide."""
     detector = load_detector(device="cpu")
     slides = ("H05", "H10", "H17")
-    parts = {name: detect_all(detector.heat, load_fields(folder, slides={name})) for name in slides}
+    parts = {name: pooled(detect_all(detector.heat, load_fields(folder, slides={name}))) for name in slides}
     parts["pooled"] = Detections.pool(list(parts.values()))
     print("\n| slide | AP | F1 at the card's threshold | best F1 of this slide |\n|---|---|---|---|")
     for name, found in parts.items():

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.table import Table
 
 from mitoscan.cli.options import DataOption, DeviceName, DeviceOption, OperatingPointName, OutOption
 
@@ -48,7 +49,7 @@ def evaluate_detector(
 ) -> None:
     """Match detections to labels within 7.5 µm: F1, average precision, FROC, with 95 % intervals by slide."""
     from mitoscan.learn.config import CocoFile
-    from mitoscan.learn.evaluate_detector import evaluate_detector, markdown
+    from mitoscan.learn.evaluate_detector import evaluate_detector
     from mitoscan.learn.fields import load_coco, load_fields, only_slides
     from mitoscan.scan.detect import load_detector
 
@@ -68,8 +69,17 @@ def evaluate_detector(
         seed=seed,
     )
     console = Console()
-    console.print(Markdown(markdown(result, detector.card.name)))
-    console.print(f"Written to {out}", soft_wrap=True)
+    table = Table("part", "figures", "mm²", "F1", "95 %", "AP", "best F1", "FP/mm²", title=detector.card.name)
+    for r in result.rows:
+        interval = f"{r.f1_low:.2f}–{r.f1_high:.2f}"
+        numbers = f"{r.f1:.3f}", interval, f"{r.ap:.3f}", f"{r.best_f1:.3f}", f"{r.fp_per_mm2:.1f}"
+        table.add_row(r.part, str(r.figures), f"{r.area_mm2:.1f}", *numbers)
+    console.print(table)
+    for a in result.false_alarms:
+        console.print(f"{a.name}: {a.count} called in {a.mm2:.2f} mm², {a.count / a.mm2:.2f} per mm²")
+    for name, f1 in result.shifts.items():
+        console.print(f"F1 with {name}: {f1:.3f}")
+    console.print(f"All of it, with curves and galleries: {out / 'evaluation.md'}", soft_wrap=True)
 
 
 @app.command("classifier")

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from mitoscan.learn.augment import random_affine, random_focus, stain_jitter, to_uint8
 from mitoscan.learn.config import DetectorTraining
 from mitoscan.learn.data import load_amibr
-from mitoscan.learn.detector_metrics import LOWEST_P, match_field, pooled
+from mitoscan.learn.detector_metrics import LOWEST_P, Matched, by_slide, match_field, pooled
 from mitoscan.learn.fields import Field, load_datasets, refuse_leak
 from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import gaussian_targets, heatmap_focal
-from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, round_down
+from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, fair_threshold, round_down
 from mitoscan.learn.sampling import CropSampler
 from mitoscan.learn.train import Validation, export, fit, new_card
 from mitoscan.models.card import ModelCard, OperatingPoint
@@ -70,7 +70,7 @@ def train_detector(
     load_imagenet(network, config.backbone)
 
     def validate(average: nn.Module) -> Validation:
-        found = detect_all(TorchRuntime(Probabilities(average), "cpu"), validation)
+        found = pooled(detect_all(TorchRuntime(Probabilities(average), "cpu"), validation))
         threshold = found.best_threshold()
         precision, recall, f1 = found.at(threshold)
         return {
@@ -86,7 +86,7 @@ def train_detector(
 
     average = fit(network, config, rng, batch_loss, validate, out, best_by="ap", on_step=on_step)
     assert isinstance(average, HeatmapNet)  # noqa: S101  # what fit was given
-    calibrate(average, detect_all(TorchRuntime(Probabilities(average), "cpu"), validation))
+    calibrate(average, pooled(detect_all(TorchRuntime(Probabilities(average), "cpu"), validation)))
     found = detect_all(TorchRuntime(Probabilities(average), "cpu"), validation)
     return export(average, out, ("ap", "f1"), lambda sha, n: _card(config, found, command, source, sha, n))
 
@@ -132,12 +132,12 @@ def _batch_loss(
     return heatmap_focal(network(to_uint8(images)), target, weight)
 
 
-def detect_all(runtime: Runtime, fields: list[Field], floor: float = LOWEST_P) -> Detections:
+def detect_all(runtime: Runtime, fields: list[Field], floor: float = LOWEST_P) -> list[Matched]:
     """Run a detector's runtime over whole fields, each in one piece, and match what it finds.
 
     Quicker than going tile by tile as a scan does (``detector_metrics.finder``), with the same scores inside.
     """
-    return pooled([match_field(field, *_find(runtime, field, floor)) for field in fields])
+    return [match_field(field, *_find(runtime, field, floor)) for field in fields]
 
 
 def _find(runtime: Runtime, field: Field, floor: float) -> tuple[np.ndarray, np.ndarray]:
@@ -152,9 +152,15 @@ def _find(runtime: Runtime, field: Field, floor: float) -> tuple[np.ndarray, np.
 
 
 def _card(
-    config: DetectorTraining, found: Detections, command: str, source: str, sha256: str, parameters: int
+    config: DetectorTraining,
+    matched: list[Matched],
+    command: str,
+    source: str,
+    sha256: str,
+    parameters: int,
 ) -> ModelCard:
-    threshold = round_down(found.best_threshold())
+    found = pooled(matched)
+    threshold = round_down(fair_threshold([pooled(ms) for ms in by_slide(matched).values()]))
     precision, recall, f1 = found.at(threshold)
     where = config.validated_on
     figures = {"F1": f1, "precision": precision, "recall": recall, "AP": found.average_precision()}
@@ -169,7 +175,9 @@ def _card(
         input_px=config.tile_px,
         margin_px=MARGIN_PX,
         classes=("mitotic figure",),
-        operating_point=OperatingPoint(threshold=threshold, criterion="greatest F1 at 7.5 µm", dataset=where),
+        operating_point=OperatingPoint(
+            threshold=threshold, criterion="greatest mean of the slides' F1 at 7.5 µm", dataset=where
+        ),
         sensitive=OperatingPoint(
             threshold=round_down(found.threshold_at_recall(SENSITIVE_RECALL)),
             criterion=f"recall {SENSITIVE_RECALL:g} at 7.5 µm",

@@ -120,10 +120,8 @@ def table(matched: Sequence[Matched], threshold: float, *, resamples: int = 1000
         Of the bootstrap.
     """
     rng = np.random.default_rng(seed)
-    by_slide = _grouped(matched, lambda m: f"{m.field.dataset}/{m.field.slide}")
-    by_dataset = _grouped(matched, lambda m: m.field.dataset)
     rows = []
-    for parts in (by_slide, by_dataset):
+    for parts in (by_slide(matched), _grouped(matched, lambda m: m.field.dataset)):
         for name, members in parts.items():
             rest = [m for other, ms in parts.items() if other != name for m in ms]
             rows.append(_row(name, members, rest, threshold, resamples, rng))
@@ -199,6 +197,11 @@ def _resampled(
         np.array([s.at(threshold)[2] for s in samples]),
         np.array([s.average_precision() for s in samples]),
     )
+
+
+def by_slide(matched: Iterable[Matched]) -> dict[str, list[Matched]]:
+    """Group fields by slide, named ``dataset/slide``."""
+    return _grouped(matched, lambda m: f"{m.field.dataset}/{m.field.slide}")
 
 
 def _grouped(matched: Iterable[Matched], key: Callable[[Matched], str]) -> dict[str, list[Matched]]:
