@@ -15,7 +15,9 @@ from PIL import Image
 from results import findings, info, result
 
 from mitoscan.report.page import page_bytes
+from mitoscan.report.review import read_review
 from mitoscan.scan import gallery
+from mitoscan.scan.qc import Quality
 from mitoscan.scan.score import wilson_interval
 
 HOSTILE = '</script><img src=x onerror="document.title=1"><script>document.title=2</script>{{ 7*7 }}'
@@ -127,7 +129,12 @@ def test_the_top_says_the_numbers_in_words(open_page, whole):
 
 def test_flags_are_put_in_words(open_page):
     flagged = result(findings(9, p_mitosis=0.9), info(width=900, height=700))
-    text = open_page(flagged).text(".flags")
+    missing = Quality(not_assessed={"pen_mm2": "no view", "fold_mm2": "no view"})
+    inked = (*flagged.summary.qc_flags, "pen marks: 0.3 mm²")
+    summary = flagged.summary.model_copy(update={"qc_flags": inked})
+    text = open_page(replace(flagged, summary=summary, quality=missing)).text(".flags")
+    assert "Pen marks: 0.3 mm²: tissue below" in text
+    assert "Not assessed: pen marks and folds (no view)" in text
     assert "Few mitotic figures" in text
     assert "cut to it" in text
 
@@ -273,7 +280,13 @@ def test_a_reviewed_geojson_is_that_of_the_slide_with_new_labels(open_page, whol
     assert faults(collection) == []
     made = {feature["id"]: feature for feature in collection["features"]}
     reviewed = [f for f in made.values() if f["properties"]["metadata"].get("reviewed") == "yes"]
-    assert {f["properties"]["classification"]["name"] for f in reviewed} == {"not MF", "AMF"}
+    assert {f["properties"]["classification"]["name"] for f in reviewed} == {
+        "not MF",
+        "AMF: bipolar_asymmetric",
+    }
+    judged = {j.finding: (j.label, j.subtype) for j in read_review(path, whole).judgements}
+    assert set(judged.values()) == {("", ""), ("AMF", "bipolar_asymmetric")}
+    assert set(judged) == {feature["id"] for feature in reviewed}
     for feature in feature_collection(whole)["features"]:
         if feature["properties"]["objectType"] == "detection" and feature["id"] not in {
             f["id"] for f in reviewed

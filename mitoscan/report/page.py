@@ -61,6 +61,7 @@ def page_bytes(result: SlideResult) -> bytes:
         "hotspot": words.hotspot_sentence(summary),
         "flags": [words.flag_in_words(flag) for flag in summary.qc_flags],
         "scanned": "inside the regions of interest" if result.config.roi else "of tissue",
+        "not_assessed": words.not_assessed_sentence(result.quality.not_assessed),
         "limits": _limits(result, rows, crops, shrunk),
         "facts": _facts(result),
         "review": words.review_sentence(summary),

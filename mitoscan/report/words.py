@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mitoscan.scan.score import SlideSummary
 
 _FLAGS = {
@@ -18,10 +20,37 @@ _FLAGS = {
     "errors were measured: no corrected rate.",
 }
 
+_MEANING = {
+    "out of focus": "figures may be missed there, and others miscalled.",
+    "pen marks": "tissue below them was not scanned.",
+    "folds": "figures may be missed there.",
+    "unlike the training data": "the models may err more often here than was measured.",
+}
+"""What follows from flags that name a number, by words in them."""
+_QUALITY = {
+    "out_of_focus_share": "focus",
+    "pen_mm2": "pen marks",
+    "fold_mm2": "folds",
+    "unlike_distance": "likeness to the training data",
+}
+
 
 def flag_in_words(flag: str) -> str:
     """Say what a QC flag means; one without a sentence of its own says it itself."""
-    return _FLAGS.get(flag, flag[:1].upper() + flag[1:] + ("" if flag.endswith(".") else "."))
+    if flag in _FLAGS:
+        return _FLAGS[flag]
+    said = flag[:1].upper() + flag[1:]
+    meaning = next((meaning for words, meaning in _MEANING.items() if words in flag), "")
+    return f"{said}: {meaning}" if meaning else said + ("" if said.endswith(".") else ".")
+
+
+def not_assessed_sentence(reasons: Mapping[str, str]) -> str:
+    """Say which numbers of a slide's quality are missing, and why; empty when none is."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(_QUALITY.get(name, name))
+    said = [f"{' and '.join(each)} ({reason})" for reason, each in names.items()]
+    return f"Not assessed: {'; '.join(said)}." if said else ""
 
 
 def figures(count: int) -> str:

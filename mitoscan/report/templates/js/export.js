@@ -34,12 +34,17 @@ const Export = (() => {
       properties: {
         objectType: 'detection',
         name: subtype || label,
-        classification: { name: label, color: DATA.colours[label] || GREY },
+        classification: { name: className(figure, label, subtype), color: DATA.colours[label] || GREY },
         isLocked: false,
         measurements: measurements(figure),
         metadata: metadata(figure, subtype),
       },
     };
+  }
+
+  // A subtype of the reviewer's own makes a derived class, as QuPath writes it.
+  function className(figure, label, subtype) {
+    return subtype && subtype !== figure.subtype ? `${label}: ${subtype}` : label;
   }
 
   function circle(figure) {
