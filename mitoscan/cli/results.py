@@ -45,6 +45,7 @@ def rescore(
     """Score finished slides again, with other thresholds or a reviewer's labels; reads no slide."""
     from mitoscan.cohort.batch import finished
     from mitoscan.console import closing_table
+    from mitoscan.report.cohort_page import write_cohort_page
     from mitoscan.report.rescored import Wanted, rescore_stored, write_rescored
     from mitoscan.report.stored import read_result, result_folders
     from mitoscan.report.tables import write_slides_csv
@@ -66,6 +67,7 @@ def rescore(
             continue
         done.append(rescored.result.summary)
         write_slides_csv(finished(written.parent), written.parent / "slides.csv")
+        write_cohort_page(written.parent)
         for note in rescored.notes:
             log.warning("%s: %s", folder.name, note)
         if rescored.agreement is not None:
