@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     run.run,
+    run.merge,
     run.demo,
     results.rescore,
     study.study,

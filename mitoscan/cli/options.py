@@ -35,5 +35,8 @@ CandidatesOption = Annotated[
     ),
 ]
 ClassifierOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
+EngineWorkers = Annotated[
+    int, typer.Option(min=0, help="Slides at once, each in a process. 0: one, in this process, to debug.")
+]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 DataOption = Annotated[Path, typer.Option(envvar="MITOSCAN_DATA", help="Folder with amf/ and detection/.")]

@@ -43,7 +43,7 @@ def rescore(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in -o.")] = False,
 ) -> None:
     """Score finished slides again, with other thresholds or a reviewer's labels; reads no slide."""
-    from mitoscan.cohort.batch import finished
+    from mitoscan.cohort.gather import finished
     from mitoscan.console import closing_table
     from mitoscan.report.cohort_page import write_cohort_page
     from mitoscan.report.rescored import Wanted, rescore_stored, write_rescored
@@ -66,7 +66,7 @@ def rescore(
             log.error("%s", error)
             continue
         done.append(rescored.result.summary)
-        write_slides_csv(finished(written.parent), written.parent / "slides.csv")
+        write_slides_csv(list(finished(written.parent)), written.parent / "slides.csv")
         write_cohort_page(written.parent)
         for note in rescored.notes:
             log.warning("%s: %s", folder.name, note)

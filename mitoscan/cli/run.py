@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from mitoscan.cli.options import (
     CandidatesOption,
@@ -15,11 +18,15 @@ from mitoscan.cli.options import (
     DetectorOption,
     DeviceName,
     DeviceOption,
+    EngineWorkers,
     MppOption,
     OutOption,
 )
+from mitoscan.errors import SOME_FAILED, ConfigError
 
 if TYPE_CHECKING:
+    from mitoscan.cohort.batch import Rules
+    from mitoscan.cohort.job import Engine, Job
     from mitoscan.config import ScanConfig
 
 log = logging.getLogger("mitoscan")
@@ -29,8 +36,11 @@ DEMO_HOTSPOT_MM2 = 0.25
 
 
 def run(
-    slides: Annotated[list[str], typer.Argument(help="Slides, folders or globs.")],
     out: OutOption,
+    slides: Annotated[list[str] | None, typer.Argument(help="Slides, folders or globs.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="CSV instead: path, slide_id, case_id, mpp, roi, and what you like.")
+    ] = None,
     mpp: MppOption = None,
     device: DeviceOption = DeviceName.auto,
     detector: DetectorOption = None,
@@ -56,7 +66,17 @@ def run(
             help="GeoJSON in and out relative to QuPath's origin where a slide has bounds.",
         ),
     ] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished slides again.")] = False,
+    workers: EngineWorkers = 1,
+    retries: Annotated[int, typer.Option(min=0, help="Further attempts when a failure may pass.")] = 1,
+    slide_timeout: Annotated[
+        float | None, typer.Option(min=1, help="Seconds after which a slide is given up.")
+    ] = None,
+    worker_memory: Annotated[
+        float | None, typer.Option(min=0.1, help="GB after which a worker is ended and its slide given up.")
+    ] = None,
+    join: Annotated[bool, typer.Option("--join", help="Share the work of a run on the same folder.")] = False,
+    shard: Annotated[str | None, typer.Option(help="i/n: do only the i-th of n parts.")] = None,
     readers: Annotated[int, typer.Option(help="Threads that read pixels.")] = 2,
     batch_size: Annotated[int, typer.Option(help="Tiles that the detector takes at once.")] = 1,
 ) -> None:
@@ -76,7 +96,31 @@ def run(
         readers=readers,
         batch_size=batch_size,
     )
-    _run(slides, config, out, overwrite)
+    from mitoscan.cohort.batch import Rules, Shard
+
+    part = None if shard is None else Shard.parse(shard)
+    rules = Rules(retries=retries, overwrite=overwrite, join=join, shard=part)
+    pool = _Pool(workers, slide_timeout, worker_memory)
+    raise typer.Exit(_run(_jobs(slides or [], manifest, config, out), out, rules, pool))
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What the engine is made of."""
+
+    workers: int = 1
+    slide_timeout: float | None = None
+    worker_memory: float | None = None
+
+    def engine(self) -> Engine:
+        from mitoscan.cohort.processes import ProcessEngine, ThreadEngine
+        from mitoscan.cohort.work import do_slide
+
+        if self.workers == 0:
+            return ThreadEngine(do_slide)
+        return ProcessEngine(
+            do_slide, self.workers, slide_timeout_s=self.slide_timeout, memory_gb=self.worker_memory
+        )
 
 
 def _scan_config(**values: object) -> ScanConfig:
@@ -85,29 +129,57 @@ def _scan_config(**values: object) -> ScanConfig:
     return build(ScanConfig, values)
 
 
-def _run(slides: list[str], config: ScanConfig, out: Path, overwrite: bool) -> None:
-    """Do the main job and end with its exit code."""
-    from mitoscan.cohort.batch import run_batch
-    from mitoscan.console import Display, closing_table
-    from mitoscan.scan.candidates import check_place
-    from mitoscan.scan.pipeline import load_models
+def _jobs(slides: list[str], manifest: Path | None, config: ScanConfig, out: Path) -> list[Job]:
+    from mitoscan.cohort.manifest import jobs_of, read_manifest
     from mitoscan.slide.discover import find_slides
 
-    paths = find_slides(slides)
-    check_place(config.candidates, paths)
-    log.info("%d slide%s; loading the models", len(paths), "" if len(paths) == 1 else "s")
-    models = load_models(config)
-    with Display(len(paths)) as display:
-        batch = run_batch(paths, config, out, models, overwrite=overwrite, progress_of=display.progress_of)
+    if manifest is None:
+        return jobs_of(find_slides(slides), config, out)
+    if slides:
+        raise ConfigError("slides and --manifest exclude each other", remedy="Give one of them.")
+    return read_manifest(manifest, config, out)
+
+
+def _run(jobs: list[Job], out: Path, rules: Rules, pool: _Pool) -> int:
+    """Do the main job; give its exit code."""
+    from mitoscan.cohort import resume
+    from mitoscan.cohort.batch import run_batch
+    from mitoscan.cohort.gather import finished
+    from mitoscan.console import SHOWN_SLIDES, Display, closing_lines, closing_table
+    from mitoscan.report.writer import folder_name
+    from mitoscan.scan.candidates import check_place
+
+    check_place(jobs[0].config.candidates, [job.path for job in jobs])
+    cards = resume.load_cards(jobs[0].config)
+    with Display() as display:
+        batch = run_batch(jobs, pool.engine, out, cards, rules=rules, watcher=display)
     console = Console()
-    if batch.done:
-        console.print(closing_table(batch.done))
-        console.print(f"Results: {out}", soft_wrap=True)
-    if batch.failures:
-        console.print(
-            f"{len(batch.failures)} of {len(paths)} slides failed: {out / 'failures.csv'}", soft_wrap=True
-        )
-        raise typer.Exit(batch.exit_code)
+    if there := batch.done + batch.resumed:
+        own = {folder_name(job.slide_id) for job in jobs}
+        shown = list(islice(finished(out, own.__contains__), SHOWN_SLIDES))
+        console.print(closing_table(shown, there - len(shown)))
+    home = out if rules.shard is None else rules.shard.home(out)
+    for line in closing_lines(batch, out, home):
+        console.print(Text(line), soft_wrap=True)
+    return batch.exit_code
+
+
+def merge(out: Annotated[Path, typer.Argument(help="The folder given to -o.")]) -> None:
+    """Join what the shards of a batch left in their folder: slides.csv, and what is still missing."""
+    from mitoscan.cohort.gather import FAILURES_NAME
+    from mitoscan.cohort.gather import merge as merge_tables
+
+    merged = merge_tables(out)
+    console = Console()
+    console.print(Text(f"{merged.finished} slides: {out / 'slides.csv'}"), soft_wrap=True)
+    for shards, state in ((merged.absent, "never started"), (merged.unfinished, "not come to its end")):
+        for shard in shards:
+            console.print(Text(f"shard {shard}: {state}"))
+    if merged.failures:
+        text = f"{len(merged.failures)} slides are missing: {out / FAILURES_NAME}"
+        console.print(Text(text), soft_wrap=True)
+    if merged.failures or merged.absent or merged.unfinished:
+        raise typer.Exit(SOME_FAILED)
 
 
 def demo(
@@ -122,7 +194,12 @@ def demo(
     log.info("drawing a synthetic slide: %s", slide)
     truth = write_demo_slide(slide)
     config = _scan_config(device=device.value, subtypes=True, hotspot_mm2=DEMO_HOTSPOT_MM2)
-    _run([str(slide)], config, out / "results", overwrite=True)
+    results = out / "results"
+    from mitoscan.cohort.batch import Rules
+
+    code = _run(_jobs([str(slide)], None, config, results), results, Rules(overwrite=True), _Pool())
+    if code:
+        raise typer.Exit(code)
     folder = out / "results" / "synthetic"
     console = Console()
     console.print(

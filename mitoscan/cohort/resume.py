@@ -3,13 +3,13 @@
 A result counts as finished when its record says that it was made from the same inputs:
 
 - the slide: its size in bytes and time of change (a slide of several files: of all of them);
-- the settings that change the result: the operating point in force, mpp, the content of the ROI file, the
-  hot spot's area, tissue mask, subtypes, QuPath's origin, fewest figures for a rate without a flag;
-- the checksums of both models' weights, or of the file of candidates that takes the detector's place.
+- the weights of both models, by checksum, and what their cards say of how to use them; or the file of
+  candidates that takes the detector's place;
+- every setting of ``ScanConfig`` but those in ``_NO_MATTER``; regions of interest by the file's content, the
+  operating point by the threshold in force.
 
-Not the settings on which findings do not depend (readers, batch size, tile grid), nor the device: devices
-agree within rounding. Nor the version of mitoscan, but ``GENERATION``, which is raised when a change of the
-code changes findings. Slide id, case and notes describe a slide and need no new scan.
+Not the version of mitoscan, but ``GENERATION``, which is raised when a change of the code changes findings.
+Slide id, case and notes describe a slide and need no new scan.
 """
 
 from __future__ import annotations
@@ -27,15 +27,25 @@ from mitoscan.config import ScanConfig
 from mitoscan.errors import CandidatesError, DataError
 from mitoscan.models.card import ModelCard
 from mitoscan.models.zoo import find_model
-from mitoscan.report.tables import read_summary
+from mitoscan.report.atomic import write_atomically
+from mitoscan.report.tables import read_summary, summary_bytes
 from mitoscan.report.writer import RECORD_NAME, folder_name
 from mitoscan.scan.candidates import file_of
-from mitoscan.scan.score import SlideSummary
+from mitoscan.scan.score import SlideSummary, printable
 
-Inputs = dict[str, str | int | float | bool | None]
+Inputs = dict[str, object]
 """What a result was made from: part of record.json."""
 
 GENERATION = 1
+SUMMARY_NAME = "summary.json"
+_NO_MATTER = frozenset({"device", "batch_size", "readers", "grid_shift_px"})
+"""Findings do not depend on them; devices agree within rounding."""
+_BY_CONTENT = frozenset({"detector", "candidates", "classifier", "threshold", "operating_point", "roi"})
+"""Settings that stand here not as they were given but for what they came to."""
+_CARD_TEXTS = frozenset(
+    {"name", "description", "metrics", "training", "licence", "intended_use", "operating_point", "sensitive"}
+)
+"""What a card says to people, and the thresholds, which stand here by themselves."""
 _NAMES = {
     "generation": "how mitoscan computes",
     "slide_bytes": "slide replaced: bytes",
@@ -43,6 +53,8 @@ _NAMES = {
     "detector_sha256": "detector",
     "classifier_sha256": "classifier",
     "candidates_sha256": "candidates",
+    "detector_card_sha256": "detector's card",
+    "classifier_card_sha256": "classifier's card",
     "roi_sha256": "regions of interest",
 }
 _CHECKSUM_DIGITS = 12
@@ -85,17 +97,14 @@ def inputs_of(job: Job, detector: ModelCard | None, classifier: ModelCard) -> In
         "slide_bytes": size,
         "slide_mtime_ns": mtime_ns,
         "detector_sha256": None if detector is None else detector.sha256,
+        "detector_card_sha256": None if detector is None else _card_sha256(detector),
         "candidates_sha256": _candidates_sha256(config.candidates, job.slide_id),
         "threshold": _threshold(config, detector),
         "classifier_sha256": classifier.sha256,
+        "classifier_card_sha256": _card_sha256(classifier),
         "atypical_threshold": classifier.operating_point.threshold,
-        "subtypes": config.subtypes,
-        "mpp": config.mpp,
         "roi_sha256": _sha256(config.roi),
-        "tissue_mask": config.tissue_mask,
-        "hotspot_mm2": config.hotspot_mm2,
-        "min_figures": config.min_figures,
-        "qupath_crop": config.qupath_crop,
+        **config.model_dump(mode="json", exclude={*_NO_MATTER, *_BY_CONTENT}),
     }
 
 
@@ -121,12 +130,39 @@ def _files(path: Path) -> Iterator[str | Path]:
             yield from (os.path.join(root, name) for name in names)
 
 
+def described(job: Job) -> dict[str, object]:
+    """Give the fields of the summary that come from the job and not from the scan."""
+    return {
+        "slide_id": printable(job.slide_id),
+        "case_id": job.case_id,
+        "path": printable(str(job.path)),
+        "notes": dict(job.notes),
+    }
+
+
+def refresh(summary: SlideSummary, job: Job) -> SlideSummary:
+    """Bring path, case and notes of a finished slide up to date, in its folder too.
+
+    Raises
+    ------
+    OutputError
+        When the folder cannot be written.
+    """
+    changes = described(job)
+    if not job.case_id and not job.notes:  # no manifest this time: what an earlier one said stays
+        changes |= {"case_id": summary.case_id, "notes": summary.notes}
+    new = summary.model_copy(update=changes)
+    if new != summary:
+        write_atomically(job.out / folder_name(job.slide_id) / SUMMARY_NAME, summary_bytes(new))
+    return new
+
+
 def look(job: Job, detector: ModelCard | None, classifier: ModelCard) -> Finished | Missing:
     """Say whether the slide's folder holds a result of the job's inputs, from a stat and two small files."""
     folder = job.out / folder_name(job.slide_id)
     try:
         record = json.loads((folder / RECORD_NAME).read_bytes())
-        summary = read_summary(folder / "summary.json")
+        summary = read_summary(folder / SUMMARY_NAME)
     except FileNotFoundError:
         return Missing("")
     except (OSError, ValueError, DataError) as error:
@@ -135,7 +171,9 @@ def look(job: Job, detector: ModelCard | None, classifier: ModelCard) -> Finishe
     if not isinstance(made_from, dict):
         return Missing("its record does not say what it was made from")
     wanted = inputs_of(job, detector, classifier)
-    reasons = [_change(name, made_from.get(name), new) for name, new in wanted.items()]
+    # A setting that is younger than the record had, when that was made, the value that is now its default.
+    defaults = ScanConfig().model_dump(mode="json")
+    reasons = [_change(k, made_from.get(k, defaults.get(k)), new) for k, new in wanted.items()]
     differing = [reason for reason in reasons if reason]
     return Missing("; ".join(differing)) if differing else Finished(summary)
 
@@ -164,6 +202,11 @@ def _candidates_sha256(place: Path | None, slide_id: str) -> str | None:
         return _sha256(None if place is None else file_of(place, slide_id))
     except CandidatesError:
         return "unreadable"
+
+
+def _card_sha256(card: ModelCard) -> str:
+    text = card.model_dump_json(exclude=set(_CARD_TEXTS), exclude_defaults=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(path: Path | None) -> str | None:

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mitoscan.cohort.job import Done, Failed, Job, Progressed, Report
-from mitoscan.cohort.resume import inputs_of, stat_of
+from mitoscan.cohort.resume import described, inputs_of, stat_of
 from mitoscan.config import ScanConfig
 from mitoscan.errors import MitoscanError, OutputError, SlideReadError
 from mitoscan.report.writer import ensure_writable, remove_leftovers, write_slide
 from mitoscan.scan.candidates import file_of
 from mitoscan.scan.pipeline import Models, load_models, scan_slide
 from mitoscan.scan.result import SlideResult
-from mitoscan.scan.score import SlideSummary, printable
+from mitoscan.scan.score import SlideSummary
 from mitoscan.slide.reader import open_slide
 
 REPORT_EVERY_S = 0.2
@@ -83,7 +83,7 @@ def _scan_and_write(job: Job, progress: _Reporter, load: Callable[[ScanConfig], 
 def _models(job: Job, progress: _Reporter, load: Callable[[ScanConfig], Models]) -> Models:
     """Give the kept models; a slide that does not even open is found out before they are loaded."""
     config = job.config
-    key = (load, config.detector, config.classifier, config.device, config.threshold, config.subtypes)
+    key = (load, config.model_copy(update={"mpp": None, "roi": None}))
     if key not in _kept:
         open_slide(job.path, mpp=config.mpp).close()
         progress.stage = "models"
@@ -105,16 +105,6 @@ def _as_named(result: SlideResult, job: Job) -> SlideResult:
     """Put the batch's name for the slide, its case and notes into the result."""
     summary = result.summary.model_copy(update=described(job))
     return replace(result, info=replace(result.info, slide_id=job.slide_id), summary=summary)
-
-
-def described(job: Job) -> dict[str, object]:
-    """Give the fields of the summary that come from the job and not from the scan."""
-    return {
-        "slide_id": printable(job.slide_id),
-        "case_id": job.case_id,
-        "path": printable(str(job.path)),
-        "notes": dict(job.notes),
-    }
 
 
 def _foreseen(error: MitoscanError, stage: str) -> Failed:

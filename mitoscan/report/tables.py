@@ -56,8 +56,8 @@ class GrowingTable:
         Replaced when it is there.
     columns
         Its header.
-    rows
-        Its first rows.
+    data
+        What it begins with, header and all; None: the header.
 
     Raises
     ------
@@ -65,9 +65,9 @@ class GrowingTable:
         When the file cannot be written.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]] = ()) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], data: bytes | None = None) -> None:
         self.path, self.columns = path, list(columns)
-        write_atomically(path, csv_bytes(self.columns, rows))
+        write_atomically(path, csv_bytes(self.columns, []) if data is None else data)
 
     def append(self, row: Mapping[str, object]) -> None:
         """Add a row by a single write; one that the system cuts short (disk full) is taken back.
