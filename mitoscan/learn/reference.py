@@ -198,11 +198,12 @@ def fit_likeness(embeddings: Float, slides: Names) -> Likeness:
     """Estimate how stem embeddings vary within slides and between them.
 
     ``within`` is the pooled covariance of crops about their slide's mean. ``between`` is the covariance of
-    the means of slides with three crops or more, less what is due to few crops (method of moments); it is
-    shrunk towards its diagonal, and its eigenvalues are kept away from 0.
+    the means of slides with three crops or more, less what is due to few crops (method of moments). Along the
+    principal axes of all crops it is shrunk towards its diagonal, and its eigenvalues are kept away from 0.
     """
     scale = embeddings.std(axis=0) + 1e-6
-    scaled = embeddings / scale
+    _, turn = np.linalg.eigh(np.cov((embeddings / scale).T))
+    scaled = embeddings / scale @ turn
     names, index, counts = np.unique(slides, return_inverse=True, return_counts=True)
     means = np.zeros((len(names), scaled.shape[1]))
     np.add.at(means, index, scaled)
@@ -211,12 +212,12 @@ def fit_likeness(embeddings: Float, slides: Names) -> Likeness:
     within = apart.T @ apart / max(1, len(scaled) - len(names))
     trusted = counts >= 3
     raw = np.cov(means[trusted].T) - within * (1 / counts[trusted]).mean()
-    floor = 0.01 * float(np.trace(within)) / len(within)
+    floor = 0.005 * float(np.trace(within)) / len(within)
     diagonal = np.diag(np.clip(np.diag(raw), floor, None))
     values, axes = np.linalg.eigh((1 - _SHRINKAGE) * raw + _SHRINKAGE * diagonal)
     between = (axes * np.clip(values, floor, None)) @ axes.T
-    both = np.outer(scale, scale)
-    return Likeness(means[trusted].mean(axis=0) * scale, between * both, within * both)
+    back = turn.T * scale
+    return Likeness(means[trusted].mean(axis=0) @ back, back.T @ between @ back, back.T @ within @ back)
 
 
 def enough(names: Names) -> None:

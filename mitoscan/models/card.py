@@ -104,7 +104,7 @@ class LikenessReference(Frozen):
     limit: float = Field(gt=0)
     """Slides at a greater distance are flagged."""
     min_crops: int = Field(ge=1)
-    """Slides with fewer figures are not assessed."""
+    """Slides with fewer classified findings are not assessed."""
     crops: int
     slides: int
     """How much the reference was computed from."""

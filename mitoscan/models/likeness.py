@@ -39,11 +39,11 @@ class Likeness:
 
     def save(self, folder: Path) -> str:
         """Write ``reference.safetensors``; give its sha256."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         path = folder / REFERENCE_NAME
         part = path.with_suffix(".part")
-        save_file({"centre": self.centre, "between": self.between, "within": self.within}, part)
+        part.write_bytes(save({"centre": self.centre, "between": self.between, "within": self.within}))
         part.replace(path)
         return sha256_of(path)
 

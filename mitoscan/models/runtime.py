@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _OPENVINO = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 """float32, so that the findings do not depend on what the CPU offers."""
 
-_GRAPH = 2
+_GRAPH = 3
 """Raised when the graph made from the same weights changes, so that no old one is taken from the cache."""
 
 Images = npt.NDArray[np.uint8]

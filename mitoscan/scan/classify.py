@@ -105,7 +105,7 @@ class Classifier:
         )
         parts: list[Float] = [np.empty((0, 1 + len(self.card.subtypes)))]
         while batch := list(islice(crops, BATCH)):
-            probabilities, embeddings = self._look(np.stack(batch))
+            probabilities, embeddings = self.look(np.stack(batch))
             parts.append(probabilities.astype(np.float64))
             if embeddings is not None:
                 on_embeddings(embeddings)
@@ -116,11 +116,11 @@ class Classifier:
         side = self.card.input_px
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
             raise ValueError(f"expected uint8 (N, {side}, {side}, 3), got {crops.dtype} {crops.shape}")
-        parts = [self._look(crops[i : i + BATCH])[0] for i in range(0, len(crops), BATCH)]
+        parts = [self.look(crops[i : i + BATCH])[0] for i in range(0, len(crops), BATCH)]
         empty = np.empty((0, 1 + len(self.card.subtypes)))
         return np.concatenate([empty, *parts])
 
-    def _look(self, crops: npt.NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
+    def look(self, crops: npt.NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
         """Give a batch's probabilities, and its stem embeddings where the runtime has them."""
         if isinstance(self._runtime, EmbeddingRuntime):
             return self._runtime.with_embedding(crops)

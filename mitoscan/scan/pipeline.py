@@ -274,11 +274,8 @@ def _classify(
     card = models.classifier.card
     result = np.full((len(p), 1 + len(card.subtypes)), np.nan)
     frame = info.frame(card.mpp)
-    embeddings: list[npt.NDArray[np.float32]] = []
     run = models.classifier.run
-    result[worth] = run(x[worth], y[worth], frame, pool, progress.advance, embeddings.append)
-    if embeddings:
-        check.see_crops(np.concatenate(embeddings)[p[worth] >= models.detector.threshold])
+    result[worth] = run(x[worth], y[worth], frame, pool, progress.advance, check.see_crops)
     return result
 
 

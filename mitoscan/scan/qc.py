@@ -155,7 +155,10 @@ class QualityCheck:
             self._meter.add(tile, image)
 
     def see_crops(self, embeddings: npt.NDArray[np.float32]) -> None:
-        """Take stem embeddings, (n, D), of crops of mitotic figures."""
+        """Take stem embeddings, (n, D), of crops that were classified.
+
+        Those below the operating point count too: how a picture looks does not depend on what is in it.
+        """
         self._embeddings.append(embeddings)
 
     def quality(self) -> Quality:
@@ -172,10 +175,14 @@ class QualityCheck:
             return None
         number = sum(map(len, self._embeddings))
         if number < self._classifier.min_crops:
-            few = f"{number} mitotic figures, {self._classifier.min_crops} are needed"
+            few = f"{number} findings were classified, {self._classifier.min_crops} are needed"
             self._not_assessed["unlike_distance"] = few
             return None
-        return self._likeness.distance(np.concatenate(self._embeddings).astype(np.float64))
+        embeddings = np.concatenate(self._embeddings).astype(np.float64)
+        if embeddings.shape[1] != len(self._likeness.centre):
+            self._not_assessed["unlike_distance"] = "the reference does not fit the classifier's network"
+            return None
+        return self._likeness.distance(embeddings)
 
 
 def pen_mm2(view: CoarseView, info: SlideInfo, area: MultiPolygon) -> float:

@@ -104,7 +104,7 @@ class SlideSummary(Frozen):
     pen_mm2: float | None = None
     fold_mm2: float | None = None
     unlike_distance: float | None = None
-    """How far the figures look from the training data; about 1 for a slide like those."""
+    """How far the findings look from the training data; about 1 for a slide like those."""
     qc_flags: tuple[str, ...]
     detector: str
     detector_threshold: float
