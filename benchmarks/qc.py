@@ -4,8 +4,8 @@
 
 Focus: blocks of fields and crops, by slide, against the limit in the detector's card. Likeness: crops about
 labelled figures and look-alikes, by slide, against the limit in the classifier's card. The training part of
-AMi-Br made that reference: the false alarms on it that count, cross-fitted, are in the card. Blur sigmas are px
-at 0.25 mpp. Prints Markdown tables, and first what the check of focus costs.
+AMi-Br made that reference: the false alarms that count on it, cross-fitted, are in the card. Blur sigmas are
+px at 0.25 mpp. Prints Markdown tables, and first what the check of focus costs.
 """
 
 from __future__ import annotations
