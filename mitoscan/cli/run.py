@@ -20,6 +20,7 @@ from mitoscan.cli.options import (
     DeviceOption,
     EngineWorkers,
     MppOption,
+    OperatingPointName,
     OutOption,
 )
 from mitoscan.errors import SOME_FAILED, ConfigError
@@ -52,6 +53,9 @@ def run(
     threshold: Annotated[
         float | None, typer.Option(help="p_mitosis of a mitotic figure; default: the detector's card.")
     ] = None,
+    operating_point: Annotated[
+        OperatingPointName, typer.Option(help="Of the detector's card; sensitive misses fewer figures.")
+    ] = OperatingPointName.balanced,
     hotspot_mm2: Annotated[float, typer.Option(help="Area of the 4:3 hot-spot window.")] = 2.0,
     roi: Annotated[
         Path | None, typer.Option(help="GeoJSON with polygons: scan and count only inside them.")
@@ -89,6 +93,7 @@ def run(
         classifier=classifier,
         subtypes=subtypes,
         threshold=threshold,
+        operating_point=operating_point.value,
         hotspot_mm2=hotspot_mm2,
         roi=roi,
         tissue_mask=tissue_mask,
