@@ -44,6 +44,8 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "axes.edgecolor": _MUTED,
     "axes.labelcolor": _INK,
+    "figure.constrained_layout.h_pad": 0.09,
+    "figure.constrained_layout.w_pad": 0.08,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "svg.fonttype": "path",
@@ -118,10 +120,9 @@ def _panels(n: int, size: tuple[float, float] = PANEL_IN) -> tuple[Figure, list[
 
 
 def _picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, not for each format
     png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None})
+    figure.set_layout_engine("none")  # to lay out is slow: once is enough
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return Picture(_file_name(name), title, alt, png.getvalue(), svg.getvalue())
 
@@ -290,7 +291,7 @@ def _number(study: Study, cell: str) -> float:
 
 
 def _rocs(study: Study) -> Picture:
-    figure, panels = _panels(len(study.rocs), (3.1, 3.2))
+    figure, panels = _panels(len(study.rocs), (3.1, 3.3))
     said = []
     for axes, (name, found) in zip(panels, study.rocs.items(), strict=True):
         measure, auc = MEASURES[name], found.auc
@@ -304,7 +305,6 @@ def _rocs(study: Study) -> Picture:
         axes.set_title(f"{measure.label}\nAUC {auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})")
         axes.set_xlabel(f"1 − specificity (n = {found.negatives})")
         axes.set_ylabel(f"sensitivity (n = {found.positives})")
-        axes.set_aspect("equal")
         axes.legend(loc="lower right", handlelength=1)
         said.append(f"{measure.label}: AUC {auc.value:.2f}, {auc.low:.2f} to {auc.high:.2f}")
     column = plain(study.config.outcome or "")
@@ -332,9 +332,9 @@ def _survival(curves: Curves) -> Picture:
         said.append(f"{name}: {curve.events} events of {curve.n}")
     verdict = f"log-rank p = {curves.p:.2g}" if curves.p == curves.p else "no log-rank test"
     axes.set_title(f"{plain(curves.title, 60)}: {verdict}")
-    axes.set_ylabel("surviving")
+    axes.set_ylabel("without event")
     axes.set_ylim(0, 1.03)
-    axes.legend(loc="lower left", title="events of n", title_fontsize=8)
+    axes.legend(loc="best", title="events of n", title_fontsize=8)
     below.set_ylim(-len(curves.curves) + 0.4, 0.6)
     below.set_yticks(
         [-i for i in range(len(curves.curves))], [plain(c.name, 24) for c in curves.curves], fontsize=8
@@ -343,4 +343,5 @@ def _survival(curves: Curves) -> Picture:
     below.spines["left"].set_visible(False)
     below.set_xlabel("time, as in the clinical table; numbers: at risk")
     alt = f"Kaplan–Meier curves. {'; '.join(said)}; {verdict}."
-    return _picture(figure, curves.name, f"Survival, {plain(curves.title, 60)}", alt)
+    note = f" ({curves.note})" if curves.note else ""
+    return _picture(figure, curves.name, f"Survival, {plain(curves.title, 60)}{note}", alt)

@@ -71,8 +71,9 @@ def superiority(x: FloatArray, y: FloatArray, level: float = 0.95) -> Estimate:
         shape = (1 - theta) / (2 - theta) + theta / (1 + theta)
         return (value - theta) ** 2 - z2 * theta * (1 - theta) / (m * n) * (1 + spread * shape)
 
-    low = float(optimize.brentq(distance, 0.0, value)) if value > 0 else 0.0
-    high = float(optimize.brentq(distance, value, 1.0)) if value < 1 else 1.0
+    # At 0 and 1 the distance vanishes, but that root is not the end of an interval: keep off it.
+    low = float(optimize.brentq(distance, 0.0, min(value, 1 - 1e-9))) if value > 0 else 0.0
+    high = float(optimize.brentq(distance, max(value, 1e-9), 1.0)) if value < 1 else 1.0
     return Estimate(value, low, high)
 
 
