@@ -6,6 +6,7 @@ import browser
 import pytest
 from results import findings, info, result
 
+from mitoscan.cohort.gather import merge
 from mitoscan.report.cohort_page import write_cohort_page
 from mitoscan.report.writer import write_slide
 
@@ -105,3 +106,9 @@ def test_a_slide_without_a_page_has_no_link(tmp_path):
     (write_slide(result(), tmp_path) / "report.html").unlink()
     write_cohort_page(tmp_path)
     assert "example/report.html" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_joining_the_parts_of_a_cohort_writes_its_page(tmp_path):
+    write_slide(result(), tmp_path)
+    merge(tmp_path)
+    assert "1 slide done, 0 failed" in (tmp_path / "report.html").read_text(encoding="utf-8")

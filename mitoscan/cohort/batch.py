@@ -44,6 +44,7 @@ from mitoscan.cohort.resume import Finished, look, refresh
 from mitoscan.errors import SOME_FAILED, ConfigError, OutputError
 from mitoscan.models.card import ModelCard
 from mitoscan.report.atomic import write_atomically
+from mitoscan.report.cohort_page import write_cohort_page
 from mitoscan.report.record import surroundings
 from mitoscan.report.tables import GrowingTable, slide_row
 from mitoscan.report.writer import RECORD_NAME, folder_name, remove_leftovers
@@ -468,6 +469,8 @@ class _Run:
                 failures = theirs | failures
         missing = [failures[slide_id] for slide_id in sorted(failures)]
         write_failures(without_finished(self._out, missing), self._home / FAILURES_NAME)
+        if self._home == self._out:
+            write_cohort_page(self._out)
         self._write_run("interrupted" if self._batch.left else "finished")
 
     def _write_run(self, state: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from mitoscan.cohort.lock import HeldError, holder_of
 from mitoscan.errors import DataError, OutputError
 from mitoscan.report.atomic import write_atomically
+from mitoscan.report.cohort_page import write_cohort_page
 from mitoscan.report.tables import csv_bytes, read_summary, slide_columns, slide_row
 from mitoscan.report.writer import RECORD_NAME, folder_name
 from mitoscan.scan.score import SlideSummary, printable
@@ -136,7 +137,7 @@ def joined_homes(out: Path) -> list[Path]:
 
 
 def merge(out: Path) -> Merged:
-    """Write slides.csv and failures.csv of an output folder from all that its runs and shards left there.
+    """Write slides.csv, failures.csv and report.html from all that runs and shards left in an output folder.
 
     failures.csv lists what is still missing: what failed, and what a shard ended without doing.
 
@@ -157,6 +158,7 @@ def merge(out: Path) -> Merged:
     missing = without_finished(out, [failures[slide_id] for slide_id in sorted(failures)])
     write_atomically(out / SLIDES_NAME, slides_csv(out)[1])
     write_failures(missing, out / FAILURES_NAME)
+    write_cohort_page(out)
     return Merged(sum(1 for _ in finished(out)), tuple(missing), tuple(absent), tuple(unfinished))
 
 
