@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -66,7 +67,7 @@ ConfigT = TypeVar("ConfigT", bound=Frozen)
 def faults(error: ValidationError) -> str:
     """Put all that pydantic found on one line: ``key: message (got value); …``."""
     return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']} (got {e['input']!r:.60})"
+        f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']} (got {reprlib.repr(e['input']):.60})"
         for e in error.errors()
     )
 
@@ -89,14 +90,21 @@ def load_config(model: type[ConfigT], name_or_path: str) -> ConfigT:
     ConfigError
         When there is no such file, it is not YAML, or a value does not fit.
     """
-    path = Path(name_or_path)
-    if not path.is_file():
-        path = shipped("configs") / f"{name_or_path}.yaml"
-    if not path.is_file():
+    path = next(
+        (p for p in (Path(name_or_path), shipped("configs") / f"{name_or_path}.yaml") if _is_file(p)), None
+    )
+    if path is None:
         known = ", ".join(sorted(p.stem for p in shipped("configs").glob("*.yaml")))
         raise ConfigError(f"no such config: {name_or_path}", remedy=f"Give a YAML file or one of: {known}.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"not readable as YAML: {exc}", path=path) from exc
+    except Exception as exc:  # beside its own errors PyYAML lets out half a dozen of Python's for odd scalars
+        raise ConfigError(f"not readable as YAML: {exc or type(exc).__name__}", path=path) from exc
     return build(model, values, path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that may not be read
+        return False

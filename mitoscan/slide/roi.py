@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import reprlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from mitoscan.slide.tissue import polygons_of
 
 _NOT_REGIONS = frozenset({"detection", "cell", "tile"})
 """QuPath's object types that are results, not regions that somebody drew."""
+_MAX_BYTES = 2**29
+"""Unpacked; a larger file is no drawing of regions."""
+_FARTHEST_PX = 1e9
 _REMEDY = "Draw the regions as polygons in QuPath and export them as GeoJSON."
 
 
@@ -82,35 +87,40 @@ def load_roi(path: Path, info: SlideInfo, qupath_crop: bool) -> MultiPolygon:
 
 def _load(path: Path) -> Any:
     try:
-        data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if path.suffix.lower() == ".gz" else data)
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise RoiError(f"is larger than {_MAX_BYTES >> 20} MB", path=path, remedy=_REMEDY)
+        return json.loads(data)
     except FileNotFoundError as exc:
         raise RoiError("no such file", path=path, remedy="Check the path.") from exc
-    except (OSError, EOFError) as exc:
+    except (OSError, EOFError, zlib.error) as exc:
         raise RoiError(f"cannot be read: {exc}", path=path) from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise RoiError(f"not GeoJSON: {exc}", path=path, remedy=_REMEDY) from exc
 
 
-def _geometries(node: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """Walk collections, features and lists down to the geometries."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _geometries(item, path)
-        return
-    kind = node.get("type") if isinstance(node, dict) else None
-    if kind == "FeatureCollection":
-        yield from _geometries(node.get("features") or [], path)
-    elif kind == "Feature":
-        properties = node.get("properties") or {}
-        if node.get("geometry") and properties.get("objectType") not in _NOT_REGIONS:
-            yield from _geometries(node["geometry"], path)
-    elif kind == "GeometryCollection":
-        yield from _geometries(node.get("geometries") or [], path)
-    elif kind is not None:
-        yield node
-    else:
-        raise RoiError(f"not GeoJSON: found {node!r:.60}", path=path, remedy=_REMEDY)
+def _geometries(document: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """Walk collections, features and lists down to the geometries, however deep they lie."""
+    waiting = [document]
+    while waiting:
+        node = waiting.pop()
+        kind = node.get("type") if isinstance(node, dict) else None
+        if isinstance(node, list):
+            waiting += reversed(node)
+        elif kind == "FeatureCollection":
+            waiting.append(node.get("features") or [])
+        elif kind == "Feature":
+            properties = node.get("properties")
+            object_type = properties.get("objectType") if isinstance(properties, dict) else None
+            if node.get("geometry") and str(object_type) not in _NOT_REGIONS:
+                waiting.append(node["geometry"])
+        elif kind == "GeometryCollection":
+            waiting.append(node.get("geometries") or [])
+        elif isinstance(kind, str):
+            yield node
+        else:
+            raise RoiError(f"not GeoJSON: found {reprlib.repr(node):.60}", path=path, remedy=_REMEDY)
 
 
 def _shape(geometry: dict[str, Any], path: Path) -> shapely.Geometry:
@@ -124,4 +134,6 @@ def _shape(geometry: dict[str, Any], path: Path) -> shapely.Geometry:
         raise RoiError(f"a {geometry['type']} has bad coordinates: {exc}", path=path, remedy=_REMEDY) from exc
     if not np.isfinite(corners).all():
         raise RoiError("a polygon has coordinates that are not numbers", path=path, remedy=_REMEDY)
+    if np.abs(corners).max(initial=0) > _FARTHEST_PX:
+        raise RoiError(f"a polygon reaches beyond {_FARTHEST_PX:.0e} px", path=path, remedy=_REMEDY)
     return made
