@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
+import resource
 import shutil
 
 import fakes
@@ -89,6 +92,11 @@ def test_weights_that_do_not_fit_the_checksum_are_refused(folder):
         (lambda c: c.update(surprise=1), "surprise"),
         (lambda c: c.pop("sha256"), "sha256"),
         (lambda c: c.update(name="../x"), "name"),
+        (lambda c: c.update(mpp=1e-9), "mpp"),
+        (lambda c: c.update(input_px=10**9), "input_px"),
+        (lambda c: c.update(centre_px=4096), "centre_px"),
+        (lambda c: c.update(std=[0, 1, 1]), "std"),
+        (lambda c: c.update(task="detector", margin_px=64), "margin_px"),
     ],
 )
 def test_a_faulty_card_names_the_key_and_the_file(folder, damage, named):
@@ -109,21 +117,86 @@ def test_a_card_that_is_not_json_or_missing(folder):
         load_card(folder)
 
 
-def test_a_pickle_named_safetensors_is_refused(folder):
-    torch.save({"a": torch.zeros(1)}, folder / WEIGHTS_NAME)
+def header(**tensors):
+    """A safetensors file that is all header; its tensors (dtype, shape, begin, end) are claims."""
+    entries = {n: dict(zip(("dtype", "shape", "data_offsets"), (d, s, [b, e]), strict=True))
+               for n, (d, s, b, e) in tensors.items()}  # fmt: skip
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+def pickled():
+    file = io.BytesIO()
+    torch.save({"a": torch.zeros(1)}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (pickled(), "is a pickle"),
+        (pickle.dumps({"a": 1}), "is a pickle"),
+        (b"", "no safetensors"),
+        (b"not weights at all", "a header of [0-9]+ bytes"),
+        ((2**62).to_bytes(8, "little") + b"{}", "a header of [0-9]+ bytes"),
+        ((2).to_bytes(8, "little") + b"[]", "header is no table"),
+        ((4).to_bytes(8, "little") + b"nope", "no safetensors"),
+        (header(a=("F32", [10**6, 10**6, 10**6], 0, 4 * 10**18)), "claims 1000000 x 1000000 x 1000000"),
+        (header(a=("F32", [10**9, 10**9], 0, 4)) + b"1234", "claims"),
+        (header(a=("F32", [-1, -4], 0, 16)) + b"1" * 16, "claims"),
+        (header(a=("F32", "huge", 0, 4)), "badly described|claims"),
+        (header(a=("F32", [1], 0, 4)) + b"1234", "do not fit .* is missing"),
+    ],
+)
+def test_weights_that_are_something_else_are_refused_before_they_are_loaded(
+    folder, monkeypatch, content, reason
+):
+    (folder / WEIGHTS_NAME).write_bytes(content)
     card = load_card(folder).model_copy(update={"sha256": sha256_of(folder / WEIGHTS_NAME)})
     save_card(card, folder)
-    with pytest.raises(ModelError, match="do not fit"):
-        mitoscan.load_classifier(folder)
+
+    def fail(*_):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("safetensors.torch.load_file", fail)
+    with pytest.raises(ModelError, match=reason) as caught:
+        mitoscan.load_classifier(folder, "cpu")
+    assert caught.value.path == folder / WEIGHTS_NAME
+    assert caught.value.remedy
 
 
-def test_weights_of_another_architecture_are_refused(folder, tmp_path):
+def test_weights_of_another_architecture_are_refused_with_what_differs(folder, tmp_path):
     other = random_model(tmp_path / "other", "detector")
     shutil.copy(other / WEIGHTS_NAME, folder / WEIGHTS_NAME)
     card = load_card(folder).model_copy(update={"sha256": sha256_of(folder / WEIGHTS_NAME)})
     save_card(card, folder)
+    with pytest.raises(ModelError, match=r"do not fit .*backbone\.\S+ is missing.* more"):
+        mitoscan.load_classifier(folder)
+    save_card(card.model_copy(update={"backbone": "tf_efficientnet_lite4"}), folder)
     with pytest.raises(ModelError, match="do not fit"):
         mitoscan.load_classifier(folder)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["nonsense", "hf-hub:some/model", "local-dir:/tmp", "resnet18", "\0", ""]
+)
+def test_a_backbone_that_is_none_or_would_be_fetched_is_refused(tmp_path, monkeypatch, backbone):
+    def fail(*_, **__):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr("socket.create_connection", fail)
+    folder = random_model(tmp_path / "model", "detector")
+    save_card(load_card(folder).model_copy(update={"backbone": backbone}), folder)
+    with pytest.raises(ModelError):
+        load_network(folder / WEIGHTS_NAME, load_card(folder))
+
+
+def test_a_network_too_large_for_memory_is_refused_without_taking_any(folder):
+    card = load_card(folder).model_copy(update={"backbone": "vit_gigantic_patch14_clip_224"})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="do not fit"):
+        load_network(folder / WEIGHTS_NAME, card)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "KB"
 
 
 def test_unknown_names_and_the_wrong_task_are_refused(folder):

@@ -10,12 +10,13 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mitoscan.config import Frozen, PointName, build
 from mitoscan.errors import ModelError
+from mitoscan.units import MPP_MAX, MPP_MIN
 
 CARD_NAME, WEIGHTS_NAME = "card.json", "model.safetensors"
 
@@ -132,13 +133,13 @@ class ModelCard(Frozen):
     description: str
     backbone: str
     """timm name of the backbone."""
-    mpp: float = Field(gt=0)
+    mpp: float = Field(ge=MPP_MIN, le=MPP_MAX)
     """µm per pixel of the network's input."""
-    input_px: int = Field(gt=0)
+    input_px: int = Field(gt=0, le=8192)
     """Side of the square that the caller hands over: detector tile or classifier crop."""
     margin_px: int = Field(default=0, ge=0)
     """Detector: how far from a tile's border findings are left to the neighbouring tile, px."""
-    centre_px: int | None = None
+    centre_px: int | None = Field(default=None, gt=0)
     """Classifier: side of the central square that the network looks at. None: all of it."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -175,6 +176,19 @@ class ModelCard(Frozen):
             )
         return self.sensitive
 
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Self:
+        if self.task == "detector" and (self.input_px % 16 or 2 * self.margin_px >= self.input_px):
+            raise ValueError(
+                f"a detector's input_px, here {self.input_px}, is a multiple of 16, "
+                f"and more than twice its margin_px, here {self.margin_px}"
+            )
+        if self.centre_px is not None and self.centre_px > self.input_px:
+            raise ValueError(f"centre_px, {self.centre_px}, is more than input_px, {self.input_px}")
+        if not all(step > 0 for step in self.std):
+            raise ValueError(f"std, {self.std}, is not above 0")
+        return self
+
 
 def sha256_of(path: Path) -> str:
     """Give the sha256 of a file as hex."""
@@ -197,7 +211,7 @@ def load_card(folder: Path) -> ModelCard:
         raise ModelError(
             f"no {CARD_NAME} in the model folder", path=folder, remedy="See `mitoscan models`."
         ) from exc
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ModelError(f"not readable as JSON: {exc}", path=path) from exc
     return build(ModelCard, values, path, ModelError)
 

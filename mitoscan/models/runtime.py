@@ -20,6 +20,7 @@ import platformdirs
 from mitoscan.config import Device
 from mitoscan.errors import ConfigError, ModelError
 from mitoscan.models.card import ModelCard, checked_weights
+from mitoscan.models.weights import Shapes, check_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,12 +104,33 @@ def load_network(weights: Path, card: ModelCard) -> nn.Module:
 
     from mitoscan.models.networks import build_network, runnable
 
+    check_weights(weights, _shapes_of(card, weights.parent))
     network = build_network(card)
     try:
         network.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as exc:
         raise ModelError(f"the weights do not fit {card.backbone}: {exc}", path=weights) from exc
     return runnable(network)
+
+
+def _shapes_of(card: ModelCard, folder: Path) -> Shapes:
+    """Give the shapes of the tensors of the card's network, which takes no memory yet, whatever its size."""
+    import torch
+
+    from mitoscan.models.networks import build_network
+
+    try:
+        if {":", "/"} & set(card.backbone):  # timm would fetch what such names stand for
+            raise ValueError("it is not the name of a timm model")
+        with torch.device("meta"):
+            network = build_network(card)
+    except (RuntimeError, ValueError, AttributeError, TypeError, LookupError) as exc:
+        raise ModelError(
+            f"no {card.task} can be built on the backbone {card.backbone!r:.100}: {exc}",
+            path=folder,
+            remedy="Correct the card.",
+        ) from exc
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 class TorchRuntime:
