@@ -273,6 +273,20 @@ def test_a_complete_review_confirms_the_unchanged_and_rejects_the_deleted(folder
     assert record(folder)["agreement"]["n"] == len(old)
 
 
+def test_geojson_of_the_page_also_says_what_was_confirmed(folder, tmp_path):
+    marked = set(figures(folder)["id"].iloc[:3])
+
+    def work(features):
+        for feature in features:
+            if feature["id"] in marked:
+                feature["properties"]["metadata"] |= {"reviewed": "yes", "reviewer": "Dr A"}
+        return features
+
+    said = summary(again(folder, review=edited(folder, tmp_path / "r.geojson", work)))
+    assert said["reviewed_count"] == record(folder)["agreement"]["n"] == 3
+    assert record(folder)["reviews"][0]["reviewers"] == ["Dr A"]
+
+
 def test_a_drawn_figure_on_a_finding_is_that_finding(folder, tmp_path):
     table = read_findings(folder / "findings.csv")
     faint = table.query("0.3 < p_mitosis < 0.5").iloc[0]

@@ -8,7 +8,8 @@ that the reviewer added.
 Points, and outlines drawn by hand up to ``MAX_DRAWN_UM`` across, are added figures when their class says what
 they are. A figure that is no longer in the file was deleted, which alone says nothing: the export may be of a
 selection, and deleting is how one hides things. Only with ``complete``, when the reviewer has looked at every
-figure, are unchanged figures confirmed and missing ones rejected.
+figure, are unchanged figures confirmed and missing ones rejected. The report page writes GeoJSON too;
+there the figures that were judged say so (``metadata.reviewed``), the confirmed ones among them.
 """
 
 from __future__ import annotations
@@ -215,11 +216,12 @@ def _geojson(path: Path, data: bytes, result: SlideResult, digest: str, complete
     faults += _twice(reader.judgements)
     if faults:
         raise DataError(_listed(faults), path=path, remedy="Correct the objects named and export again.")
+    comparable = complete or (bool(reader.judgements) and reader.marked == len(reader.judgements))
     if complete:
         gone = [i for i in reader.figures if i not in reader.seen]
         reader.judgements += [Judgement(NOT_MF, "", name) for name in gone]
     notes = _notes(outside=reader.outside, unclassified=reader.unclassified, regions=reader.regions)
-    return Review(tuple(reader.judgements), complete, notes, (), digest)
+    return Review(tuple(reader.judgements), comparable, notes, tuple(sorted(reader.reviewers)), digest)
 
 
 class _QuPath:
@@ -233,6 +235,9 @@ class _QuPath:
         self.figures = list(table["id"][table["is_mf"]])
         self.judgements: list[Judgement] = []
         self.seen: set[str] = set()
+        self.reviewers: set[str] = set()
+        self.marked = 0
+        """Judgements that the report page marked as such: with them, agreeing shows too."""
         self.outside = self.unclassified = self.regions = 0
         mpp = result.info.known_mpp()
         self._um = np.array([mpp.x, mpp.y])
@@ -241,25 +246,29 @@ class _QuPath:
     def read(self, feature: dict[str, Any]) -> None:
         """Take one object."""
         properties = feature.get("properties") or {}
+        metadata = properties.get("metadata") or {}
         names = _class_names(properties.get("classification"))
         finding = str(feature.get("id", ""))
         if finding in self._labels:
-            self._known(finding, names)
-        elif marked := (properties.get("metadata") or {}).get("finding"):
+            self._known(finding, names, metadata)
+        elif marked := metadata.get("finding"):
             raise ValueError(f"no finding {marked!r} here: the file is of another slide or of other models")
         elif names[:1] and names[0] in _OWN:
             return
         else:
             self._drawn(feature, names)
 
-    def _known(self, finding: str, names: list[str]) -> None:
+    def _known(self, finding: str, names: list[str], metadata: Mapping[str, Any]) -> None:
         self.seen.add(finding)
         if not names:
             self.unclassified += 1
             return
         label, subtype = _class_of(names[0], names[1] if len(names) > 1 else "")
         same = label == self._labels[finding] and subtype in {"", self._subtypes[finding]}
-        if not same or self._complete:
+        marked = metadata.get("reviewed") == "yes"
+        self.marked += marked
+        self.reviewers |= {str(metadata["reviewer"])} if marked and metadata.get("reviewer") else set()
+        if not same or self._complete or marked:
             self.judgements.append(Judgement(label, subtype, finding))
 
     def _drawn(self, feature: dict[str, Any], names: list[str]) -> None:
