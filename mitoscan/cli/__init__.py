@@ -25,6 +25,7 @@ COMMANDS = (
     run.merge,
     run.demo,
     results.rescore,
+    results.export,
     study.study,
     look.info,
     look.models,

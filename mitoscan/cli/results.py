@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from mitoscan.cli.options import OutOption
 from mitoscan.errors import SOME_FAILED, ConfigError, MitoscanError
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def rescore(
             f"--review belongs to one slide, here are {len(found)}", remedy="Give the folder of that slide."
         )
     wanted = Wanted(threshold, amf_threshold, hotspot_mm2, review, complete, forget_review)
-    console, done, failures = Console(), [], []
+    console, done, failures, changed = Console(), [], [], set()
     for folder in found:
         try:
             rescored = rescore_stored(read_result(folder), wanted)
@@ -66,16 +68,62 @@ def rescore(
             log.error("%s", error)
             continue
         done.append(rescored.result.summary)
-        write_slides_csv(list(finished(written.parent)), written.parent / "slides.csv")
-        write_cohort_page(written.parent)
+        changed.add(written.parent)
         for note in rescored.notes:
             log.warning("%s: %s", folder.name, note)
         if rescored.agreement is not None:
             console.print(agreement_table(rescored.agreement))
+    for place in sorted(changed):
+        write_slides_csv(list(finished(place)), place / "slides.csv")
+        write_cohort_page(place)
     if done:
         console.print(closing_table(done))
     if failures:
         raise typer.Exit(SOME_FAILED if done else failures[0].exit_code)
+
+
+class FormatName(StrEnum):
+    """The names in ``report.export.formats``, which is too slow to import here."""
+
+    qupath = "qupath"
+    qupath_gz = "qupath-gz"
+    midog = "midog"
+    coco = "coco"
+    tiatoolbox = "tiatoolbox"
+    parquet = "parquet"
+    geoparquet = "geoparquet"
+    dicom = "dicom"
+    crops = "crops"
+
+
+def export(
+    folders: FoldersArgument,
+    format_: Annotated[FormatName, typer.Option("--format", "-f", help="What to write.")],
+    out: OutOption,
+    qupath_crop: Annotated[
+        bool | None,
+        typer.Option(
+            "--qupath-crop/--no-qupath-crop",
+            help="GeoJSON from QuPath's cropped origin or in level-0 px; default: as in the scan.",
+        ),
+    ] = None,
+    slides: Annotated[
+        Path | None, typer.Option(help="Folder of the slides, for crops and dicom, when they were moved.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="Name of the data set in the tables of crops.")] = "mitoscan",
+    unreviewed: Annotated[
+        bool, typer.Option("--unreviewed", help="Crops with the models' labels where there is no reviewer's.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """Write finished results in the formats of other programs."""
+    from mitoscan.report.export.common import Options
+    from mitoscan.report.export.formats import export as write
+    from mitoscan.report.stored import result_folders
+
+    options = Options(qupath_crop, slides, dataset, unreviewed, overwrite)
+    for path in write(result_folders(folders), format_.value, out, options):
+        Console().print(str(path), soft_wrap=True, markup=False, highlight=False)
 
 
 def agreement_table(agreed: Agreement) -> Table:

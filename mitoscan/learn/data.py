@@ -11,21 +11,10 @@ import pandas as pd
 from PIL import Image
 
 from mitoscan.errors import DataError
-from mitoscan.models.card import SUBTYPES
+from mitoscan.models.card import AMIBR_SUBTYPES, SUBTYPES
 
 UInt8 = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
-
-AMIBR_SUBTYPES = {
-    "NMF prometaphase": "prometaphase",
-    "NMF metaphase": "metaphase",
-    "NMF anaphase-telophase": "anaphase_telophase",
-    "NMF ring shape": "ring",
-    "AMF bipolar assymetric": "bipolar_asymmetric",  # spelt so in the published file
-    "AMF multipolar": "multipolar",
-    "AMF segregation": "segregation",
-    "AMF other": "other",
-}
 
 
 def read_image(path: Path) -> UInt8:

@@ -32,6 +32,18 @@ SUBTYPES = (
 )
 """The eight subtypes of AMi-Br: four normal ones, then four atypical ones."""
 
+AMIBR_SUBTYPES = {
+    "NMF prometaphase": "prometaphase",
+    "NMF metaphase": "metaphase",
+    "NMF anaphase-telophase": "anaphase_telophase",
+    "NMF ring shape": "ring",
+    "AMF bipolar assymetric": "bipolar_asymmetric",  # spelt so in the published file
+    "AMF multipolar": "multipolar",
+    "AMF segregation": "segregation",
+    "AMF other": "other",
+}
+"""The names of the subtypes in AMi-Br's tables."""
+
 Task = Literal["detector", "classifier"]
 
 

@@ -102,7 +102,7 @@ def corrected_sentence(summary: SlideSummary) -> str:
     """Say the corrected AMF rate with its interval, or why there is none."""
     if summary.amf_rate_corrected is None:
         return "" if summary.amf_rate is None else "There is no corrected rate for it."
-    if summary.reviewed_count:
+    if summary.reviewed_count and summary.amf_rate_corrected == summary.amf_rate:
         return "All figures were reviewed: the rate has none of the classifier's errors."
     interval = percent_span(summary.amf_rate_corrected_low, summary.amf_rate_corrected_high)
     said = f"Corrected for the classifier's errors: {percent(summary.amf_rate_corrected)}, "

@@ -13,8 +13,9 @@ label           str      ``AMF`` or ``NMF`` for a mitotic figure, else empty
 subtype         str      most probable subtype among those of the label; empty where none is reported
 p_<subtype>     float64  classifier's subtype probabilities; only when subtypes are reported
 in_hotspot      bool     inside the hot-spot window
-reviewed        bool     a reviewer gave the label; this column and the next only after a review
+reviewed        bool     a reviewer gave the label; this column and those below only after a review
 label_source    str      ``model``, ``reviewer``, or ``added``: drawn by the reviewer, without scores
+subtype_source  str      ``model`` or ``reviewer``: who chose the subtype
 ==============  =======  ==========================================================================
 
 Rows are ordered from top to bottom (y, then x): two runs can be compared line by line. Probabilities are
@@ -45,7 +46,7 @@ NORMAL_SUBTYPES, ATYPICAL_SUBTYPES = SUBTYPES[:4], SUBTYPES[4:]
 SUBTYPE_COLUMNS = tuple(f"p_{name}" for name in SUBTYPES)
 
 BY_MODEL, BY_REVIEWER, ADDED = "model", "reviewer", "added"
-REVIEW_COLUMNS = {"reviewed": "bool", "label_source": "str"}
+REVIEW_COLUMNS = {"reviewed": "bool", "label_source": "str", "subtype_source": "str"}
 
 POSITION_DECIMALS, PROBABILITY_DECIMALS = 2, 4
 
@@ -268,6 +269,9 @@ def _review_faults(findings: pd.DataFrame) -> Iterator[str]:
     unknown = sorted(set(findings["label_source"]) - {BY_MODEL, BY_REVIEWER, ADDED})
     if unknown:
         yield f"unknown label_source: {unknown[0]!r}"
+    unknown = sorted(set(findings["subtype_source"]) - {BY_MODEL, BY_REVIEWER})
+    if unknown:
+        yield f"unknown subtype_source: {unknown[0]!r}"
     if (findings["reviewed"] != (findings["label_source"] != BY_MODEL)).any():
         yield "reviewed and label_source disagree"
 

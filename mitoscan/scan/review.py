@@ -102,10 +102,10 @@ def lay_over(
     if held:
         kept = (findings["label_source"] != BY_MODEL).to_numpy()
         table["is_mf"] = np.where(kept, findings["is_mf"], table["is_mf"])
-        for name in ("label", "subtype"):
+        for name in ("label", "subtype", "subtype_source"):
             table[name] = table[name].where(~kept, findings[name])
     else:
-        table = table.assign(reviewed=False, label_source=BY_MODEL)
+        table = table.assign(reviewed=False, label_source=BY_MODEL, subtype_source=BY_MODEL)
     table = _judge(table, [j for j in judgements if j.finding])
     drawn = [j for j in judgements if not j.finding]
     if drawn:
@@ -162,16 +162,23 @@ def cohens_kappa(counts: npt.NDArray[np.int_]) -> float | None:
 def _judge(table: pd.DataFrame, judgements: Sequence[Judgement]) -> pd.DataFrame:
     """Write judgements of findings into the table; those of added figures leave them added."""
     place = {name: row for row, name in enumerate(table["id"])}
-    label, subtype, source = (table[name].to_numpy(object) for name in ("label", "subtype", "label_source"))
-    label, subtype, source = label.copy(), subtype.copy(), source.copy()
+    names = ("label", "subtype", "label_source", "subtype_source")
+    label, subtype, source, subtype_source = (table[name].to_numpy(object, copy=True) for name in names)
     relabelled = np.zeros(len(table), dtype=bool)
     for judgement in judgements:
         row = place[judgement.finding]
         relabelled[row] = not judgement.subtype and label[row] != judgement.label
         label[row], subtype[row] = judgement.label, judgement.subtype or subtype[row]
+        if judgement.subtype or relabelled[row]:
+            subtype_source[row] = BY_REVIEWER if judgement.subtype else BY_MODEL
         source[row] = ADDED if source[row] == ADDED else BY_REVIEWER
     table = table.assign(
-        label=label, subtype=subtype, label_source=source, is_mf=label != NOT_MF, reviewed=source != BY_MODEL
+        label=label,
+        subtype=subtype,
+        label_source=source,
+        subtype_source=subtype_source,
+        is_mf=label != NOT_MF,
+        reviewed=source != BY_MODEL,
     )
     # The models' best subtype under the reviewer's label, where subtypes are reported.
     likely = best_subtypes(table) if SUBTYPE_COLUMNS[0] in table else ""
@@ -206,6 +213,7 @@ def _draw(table: pd.DataFrame, drawn: Sequence[Judgement], mpp: Mpp, identity: I
             "in_hotspot": False,
             "reviewed": True,
             "label_source": ADDED,
+            "subtype_source": [BY_REVIEWER if j.subtype else BY_MODEL for _, j in fresh],
         }
     )
     scores = {name: np.nan for name in table.columns if name.startswith("p_")}
