@@ -1,4 +1,4 @@
-"""Bring the README up to date with the shipped models: its table of accuracy and its picture.
+"""Bring the README up to date with the shipped models: its table of accuracy and its pictures.
 
     python benchmarks/readme_figures.py
 
@@ -8,6 +8,8 @@ the picture from a scan of the synthetic slide; nothing in either is typed by ha
 
 from __future__ import annotations
 
+import io
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from mitoscan.demo import write_demo_slide
 from mitoscan.models.card import Counts, Metric, ModelCard, load_card
 from mitoscan.models.zoo import shipped_models
 from mitoscan.report.figures import overview
+from mitoscan.report.page import page_bytes
+from mitoscan.scan.result import SlideResult
 from mitoscan.scan.score import wilson_interval
 
 REPO = Path(__file__).parents[1]
@@ -64,12 +68,38 @@ def with_table(readme: str) -> str:
     return f"{before}{BEGIN}\n{accuracy_table()}\n{END}{after}"
 
 
-def write_picture(path: Path) -> None:
-    """Scan the synthetic slide and save its overview, small enough for a repository."""
+def scan_synthetic() -> SlideResult:
+    """Scan the synthetic slide as ``mitoscan demo`` does."""
     with tempfile.TemporaryDirectory() as folder:
         slide = Path(folder) / "synthetic.svs"
         write_demo_slide(slide)
-        picture = overview(scan_slide(slide, ScanConfig(device="cpu", hotspot_mm2=0.25)))
+        return scan_slide(slide, ScanConfig(device="cpu", hotspot_mm2=0.25, subtypes=True))
+
+
+def picture_of_page(result: SlideResult) -> Image.Image | None:
+    """Open the slide's page in a Chromium of the system; None, and a word about it, where there is none."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        print("no Chromium found: docs/report.png stays as it is")
+        return None
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        page = Path(folder) / "report.html"
+        page.write_bytes(page_bytes(result))
+        chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        tab = chromium.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
+        tab.goto(page.as_uri())
+        tab.wait_for_function("[...document.images].every(i => i.hidden || i.naturalWidth > 0)")
+        below = tab.locator("#threshold-section").bounding_box() or {"y": 1200}
+        clip = {"x": 0, "y": 0, "width": 1440, "height": below["y"]}
+        shot = tab.screenshot(full_page=True, clip=clip)
+        chromium.close()
+    return Image.open(io.BytesIO(shot)).convert("RGB")
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Save a picture small enough for a repository."""
     height = round(picture.height * WIDTH_PX / picture.width)
     small = picture.resize((WIDTH_PX, height), Image.Resampling.LANCZOS)
     # This method keeps the few px of the markers' colours; the default would spend all 256 on the tissue.
@@ -77,13 +107,16 @@ def write_picture(path: Path) -> None:
 
 
 def main() -> None:
-    """Rewrite README.md and docs/overview.png."""
+    """Rewrite README.md and its pictures in docs/."""
     readme = REPO / "README.md"
     readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    picture = REPO / "docs" / "overview.png"
-    picture.parent.mkdir(exist_ok=True)
-    write_picture(picture)
-    print(f"{readme}\n{picture}, {picture.stat().st_size / 1e3:.0f} kB")
+    docs = REPO / "docs"
+    docs.mkdir(exist_ok=True)
+    result = scan_synthetic()
+    for name, picture in {"overview.png": overview(result), "report.png": picture_of_page(result)}.items():
+        if picture is not None:
+            write_picture(picture, docs / name)
+            print(f"{docs / name}, {(docs / name).stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":
