@@ -20,7 +20,7 @@ from mitoscan.study.analyse import Study
 from mitoscan.study.comparisons import MAX_GROUPS, split
 from mitoscan.study.follow_up import Curves
 from mitoscan.study.measures import MEASURES, CaseValues, Measure
-from mitoscan.study.tested import Tested
+from mitoscan.study.tested import Tested, show_p
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 
 PANEL_IN = (3.1, 2.7)
 _COLUMNS = 4
-_PNG_DPI = 160
+_PNG_DPI, _PAGE_DPI = 160, 88
 _INK, _MUTED = "#222222", "#5f5f5f"
 _CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 """Okabe & Ito's palette (2008), without its yellow, which is too light for lines."""
 _DASHES = ("-", "--", "-.", ":")
+_NEW_LINE = "\n"
 _MOST_POINTS = 3000
 """Above, points are drawn as one picture inside the SVG, which else grows too large to open."""
 
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": _MUTED,
@@ -63,6 +64,8 @@ class Picture:
     title: str
     alt: str
     """What there is to see, for those who cannot."""
+    width: int
+    """On a page, CSS px."""
     png: bytes
     svg: bytes
 
@@ -124,7 +127,8 @@ def _picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
     figure.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None})
     figure.set_layout_engine("none")  # to lay out is slow: once is enough
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(_file_name(name), title, alt, png.getvalue(), svg.getvalue())
+    width = round(figure.get_figwidth() * _PAGE_DPI)
+    return Picture(_file_name(name), title, alt, width, png.getvalue(), svg.getvalue())
 
 
 def _file_name(name: str) -> str:
@@ -222,13 +226,17 @@ def _tests_of(study: Study, section: str, variable: str) -> Iterator[tuple[Measu
             yield test.measure, test
 
 
-def _verdict(test: Tested) -> str:
+def _verdict(test: Tested, between: str = ", ") -> str:
     if not test.computed:
         return "not computed"
-    effect = f"{test.effect_name} {test.effect.value:.2f}, " if test.effect else ""
-    return f"{plain(effect, 30)}p = {test.p:.2g}" + (
-        f", corrected {test.p_adjusted:.2g}" if test.p_adjusted == test.p_adjusted else ""
-    )
+    effect = f"{plain(test.effect_name, 24)} {test.effect.value:.2f}{between}" if test.effect else ""
+    corrected = f"; corrected {show_p(test.p_adjusted)}" if test.p_adjusted == test.p_adjusted else ""
+    return f"{effect}p {_p(test.p)}{corrected}"
+
+
+def _p(p: float) -> str:
+    shown = show_p(p)
+    return shown if shown.startswith("<") else f"= {shown}"
 
 
 def _groups(study: Study, name: str) -> Picture:
@@ -249,11 +257,11 @@ def _groups(study: Study, name: str) -> Picture:
                 axes.vlines(at, low, high, color=_INK, linewidth=3)
                 axes.plot([at - 0.3, at + 0.3], [middle, middle], color=_INK, linewidth=1.5)
         labels = [f"{plain(level, 14)}\nn = {len(values)}" for level, values in parts.items()]
-        crowded = len(labels) > 5
+        crowded = len(labels) > 5 or sum(len(plain(level, 14)) for level in parts) > 36
         axes.set_xticks(
             range(len(labels)), labels, rotation=60 if crowded else 0, fontsize=7 if crowded else 8
         )
-        axes.set_title(f"{measure.label}\n{_verdict(test)}")
+        axes.set_title(f"{measure.label}\n{_verdict(test, _NEW_LINE)}")
         axes.set_ylabel(measure.title)
         _percent_axis(axes.yaxis, measure)
         said.append(f"{measure.label}: {_verdict(test)}")
@@ -276,7 +284,7 @@ def _correlations(study: Study, name: str) -> Picture:
     for axes, (measure, test) in zip(panels, tests, strict=True):
         y = study.values(measure.name)
         axes.scatter(x, y, s=10, color=_CYCLE[0], alpha=0.6, linewidths=0, rasterized=len(x) > _MOST_POINTS)
-        axes.set_title(f"{measure.label}, n = {test.n}\n{_verdict(test)}")
+        axes.set_title(f"{measure.label}, n = {test.n}\n{_verdict(test, _NEW_LINE)}")
         axes.set_xlabel(plain(name))
         axes.set_ylabel(measure.title)
         _percent_axis(axes.yaxis, measure)
@@ -330,7 +338,7 @@ def _survival(curves: Curves) -> Picture:
         for mark, number in zip(curve.marks, curve.at_risk, strict=True):
             below.text(float(mark), -at, str(int(number)), ha="center", va="center", color=colour, fontsize=8)
         said.append(f"{name}: {curve.events} events of {curve.n}")
-    verdict = f"log-rank p = {curves.p:.2g}" if curves.p == curves.p else "no log-rank test"
+    verdict = f"log-rank p {_p(curves.p)}" if curves.p == curves.p else "no log-rank test"
     axes.set_title(f"{plain(curves.title, 60)}: {verdict}")
     axes.set_ylabel("without event")
     axes.set_ylim(0, 1.03)

@@ -14,7 +14,7 @@ from mitoscan.study.measures import MEASURES, Measure
 from mitoscan.study.roc import MIN_PER_CLASS
 from mitoscan.study.samplesize import SampleSize
 from mitoscan.study.survival import MIN_EVENTS
-from mitoscan.study.tested import CORRECTIONS, Tested
+from mitoscan.study.tested import CORRECTIONS, Tested, show_p
 
 _SHOWN = 200
 """Exclusions on the page; the table has all."""
@@ -151,7 +151,11 @@ def _tiles(study: Study) -> list[dict[str, str]]:
     by = study.cohort.by
     out = sum(step.n for step in study.cohort.flow if step.removed)
     tiles = [
-        {"label": f"{by}s in the study", "value": str(len(study.cases)), "detail": f"{out} exclusions, below"}
+        {
+            "label": f"{by}s in the study",
+            "value": str(len(study.cases)),
+            "detail": f"left out, listed below: {out}",
+        }
     ]
     tiles += [
         {
@@ -173,17 +177,22 @@ def _range(measure: Measure | None, estimate: Estimate) -> str:
     """Give an interval in words; empty where there is none."""
     if not (estimate.low == estimate.low and estimate.high == estimate.high):
         return ""
-    show = measure.show if measure else lambda value: f"{value:.2f}"
+    show = measure.show if measure else _effect
     return f"95 % interval {show(estimate.low)} to {show(estimate.high)}"
 
 
 def _with_range(estimate: Estimate | None, measure: Measure | None = None) -> str:
     if estimate is None or estimate.value != estimate.value:
         return "–"
-    show = measure.show if measure else lambda value: f"{value:.2f}"
+    show = measure.show if measure else _effect
     if estimate.low != estimate.low or estimate.high != estimate.high:
         return show(estimate.value)
     return f"{show(estimate.value)} ({show(estimate.low)} to {show(estimate.high)})"
+
+
+def _effect(value: float) -> str:
+    """Two decimals, or two digits where these would be noughts: hazard ratios may be small."""
+    return f"{value:.2g}" if 0.001 <= abs(value) < 0.095 else f"{value:.2f}"
 
 
 def _exclusions(study: Study) -> PageTable:
@@ -243,8 +252,8 @@ def _groups(study: Study, pictures: tuple[dict[str, str], ...]) -> Part | None:
     columns = ("column", "group", "measure", "n", "not defined", "median (95 % interval)", "middle half")
     text = (
         "Two groups: Mann–Whitney; the effect is the chance that a case of the second group has the "
-        "higher value "
-        "(0.5: no difference), interval by method 5 of Newcombe (2006). More: Kruskal–Wallis; ε² is the "
+        "higher value (0.5: no difference), interval by method 5 of Newcombe (2006). More: Kruskal–Wallis; "
+        "ε² is the "
         "share of the ranks' variance between groups, interval by the non-central χ² law. With a group of "
         "fewer than 5: p by permutation.",
         *_missing(study, study.config.groups),
@@ -284,18 +293,10 @@ def _section(
 def _tests(study: Study, section: str) -> PageTable:
     rows = tuple(_test_row(test) for test in study.tests if test.section == section)
     corrected = f"p, {CORRECTIONS[study.config.correction][0]}"
-    columns = (
-        "column",
-        "measure",
-        "test",
-        "n",
-        "effect (95 % interval)",
-        "p",
-        corrected,
-        "groups",
-        "to mind",
-    )
-    return PageTable("", columns, rows, frozenset({3, 4, 5, 6}))
+    heads = ("column", "measure", "test", "n", "effect (95 % interval)", "p", corrected, "groups", "to mind")
+    kept = [at for at in range(len(heads)) if at < 7 or any(row[at] for row in rows)]
+    shown = tuple(tuple(row[at] for at in kept) for row in rows)
+    return PageTable("", tuple(heads[at] for at in kept), shown, frozenset({3, 4, 5, 6}))
 
 
 def _test_row(test: Tested) -> tuple[str, ...]:
@@ -311,11 +312,6 @@ def _test_row(test: Tested) -> tuple[str, ...]:
         test.detail,
         test.note,
     )
-
-
-def show_p(p: float) -> str:
-    """Give a p-value as people read it."""
-    return "–" if p != p else "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def _cuts(study: Study) -> PageTable | None:
@@ -398,5 +394,6 @@ def _embedded(picture: Picture) -> dict[str, str]:
         "name": picture.name,
         "title": picture.title,
         "alt": picture.alt,
+        "width": str(picture.width),
         "base64": base64.b64encode(picture.png).decode(),
     }

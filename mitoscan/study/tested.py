@@ -48,6 +48,11 @@ class Tested:
         return self.p == self.p
 
 
+def show_p(p: float) -> str:
+    """Give a p-value as people read it."""
+    return "–" if p != p else "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
 def adjusted(tests: Sequence[Tested], correction: Correction) -> list[Tested]:
     """Fill in ``p_adjusted`` over the family: all tests computed whose p-values are valid."""
     at = [i for i, test in enumerate(tests) if test.computed and test.in_family]
