@@ -9,7 +9,14 @@ import torch
 from PIL import Image
 
 from mitoscan.errors import ConfigError, DataError, OutputError
-from mitoscan.learn.augment import random_affine, random_focus, stain_jitter, to_uint8
+from mitoscan.learn.augment import (
+    colour_mixing,
+    random_affine,
+    random_focus,
+    random_jpeg,
+    stain_jitter,
+    to_uint8,
+)
 from mitoscan.learn.classifier import split_by_slide
 from mitoscan.learn.config import ClassifierTraining, DetectorTraining
 from mitoscan.learn.data import AMIBR_SUBTYPES, load_amibr
@@ -109,6 +116,15 @@ def test_colour_augmentation_changes_stain_not_glass_and_leaves_a_valid_picture(
         assert changed.max() <= 255
         assert not torch.allclose(changed, tissue, atol=1)
     assert torch.equal(random_focus(tissue, 0.0, RNG), tissue)
+    assert torch.equal(colour_mixing(tissue, 0.0, RNG), tissue)
+    grey = torch.full((8, 3, 16, 16), 130.0)
+    assert torch.allclose(colour_mixing(grey, 0.1, RNG), grey, atol=1e-2)
+    assert not torch.allclose(colour_mixing(tissue, 0.1, RNG), tissue, atol=1)
+    small = to_uint8(tissue)
+    squeezed = random_jpeg(small, 1.0, RNG)
+    assert squeezed.shape == small.shape
+    assert not torch.equal(squeezed, small)
+    assert torch.equal(random_jpeg(small, 0.0, RNG), small)
     assert to_uint8(tissue).shape == (8, 16, 16, 3)
 
 

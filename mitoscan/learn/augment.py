@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -61,6 +63,31 @@ def stain_jitter(
     gains = torch.tensor(np.exp(factors)).float()
     shifts = torch.tensor(rng.normal(0, shift, (n, 3, 1, 1))).float()
     return (256 * torch.exp(-(density * gains + shifts)) - 1).clamp(0, 255)
+
+
+def colour_mixing(images: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
+    """Vary the hue as scanners and stains do: mix the channels' optical densities.
+
+    float (N, 3, H, W), 0 to 255, in and out. Each image gets a matrix near the identity, whose entries vary
+    with standard deviation ``amount``; its rows sum to 1, so that grey stays grey.
+    """
+    if amount == 0:
+        return images
+    density = -torch.log((images.clamp(0, 255) + 1) / 256)
+    matrices = torch.eye(3) + torch.tensor(rng.normal(0, amount, (len(images), 3, 3))).float()
+    matrices = matrices / matrices.sum(dim=2, keepdim=True).clamp(min=0.3)
+    mixed = torch.einsum("nij,njhw->nihw", matrices, density).clamp(min=0)
+    return (256 * torch.exp(-mixed) - 1).clamp(0, 255)
+
+
+def random_jpeg(images: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Compress a share of the images, uint8 (N, H, W, 3), as JPEG of quality 30 to 90."""
+    pictures = images.numpy().copy()
+    for i in np.flatnonzero(rng.random(len(pictures)) < share):
+        file = BytesIO()
+        Image.fromarray(pictures[i]).save(file, "JPEG", quality=int(rng.integers(30, 91)))
+        pictures[i] = np.asarray(Image.open(file))
+    return torch.from_numpy(pictures)
 
 
 def random_focus(images: Tensor, share: float, rng: np.random.Generator) -> Tensor:

@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mitoscan.learn.augment import random_affine, random_focus, stain_jitter, to_uint8
+from mitoscan.learn.augment import (
+    colour_mixing,
+    random_affine,
+    random_focus,
+    random_jpeg,
+    stain_jitter,
+    to_uint8,
+)
 from mitoscan.learn.config import ClassifierTraining
 from mitoscan.learn.data import CropSet, Float, load_amibr
 from mitoscan.learn.imagenet import load_imagenet
@@ -86,9 +93,10 @@ def _batch_loss(
 ) -> Tensor:
     drawn = crops.take(class_balanced(crops.atypical, config.batch, rng))
     images, _ = random_affine(torch.from_numpy(drawn.images), config.centre_px, config.scale, rng)
+    images = colour_mixing(images, config.mixing, rng)
     images = stain_jitter(images, config.od_gain, config.od_shift, config.od_strength, rng)
     images = random_focus(images, config.blur, rng)
-    logits = network(to_uint8(images))
+    logits = network(random_jpeg(to_uint8(images), config.jpeg, rng))
     return amf_and_subtype(
         logits,
         torch.from_numpy(drawn.atypical).float(),

@@ -38,6 +38,10 @@ class TrainConfig(Frozen):
     """Standard deviation of what is added to each channel's optical density."""
     od_strength: float = Field(default=0.0, ge=0)
     """Standard deviation of the factor on the optical density of all channels together."""
+    mixing: float = Field(default=0.0, ge=0)
+    """Standard deviation of the entries of the matrix that mixes the channels' optical densities."""
+    jpeg: float = Field(default=0.0, ge=0, le=1)
+    """Share of crops that are compressed as JPEG."""
     blur: float = Field(default=0.0, ge=0, le=1)
     """Share of crops that are blurred or sharpened."""
 

@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mitoscan.learn.augment import random_affine, random_focus, stain_jitter, to_uint8
+from mitoscan.learn.augment import (
+    colour_mixing,
+    random_affine,
+    random_focus,
+    random_jpeg,
+    stain_jitter,
+    to_uint8,
+)
 from mitoscan.learn.config import DetectorTraining
 from mitoscan.learn.data import load_amibr
 from mitoscan.learn.detector_metrics import LOWEST_P, Matched, by_slide, match_field, pooled
@@ -117,6 +124,7 @@ def _batch_loss(
 ) -> Tensor:
     regions, figures, doubtful = zip(*(sampler.draw(rng) for _ in range(config.batch)), strict=True)
     images, matrices = random_affine(torch.from_numpy(np.stack(regions)), config.crop_px, config.scale, rng)
+    images = colour_mixing(images, config.mixing, rng)
     images = stain_jitter(images, config.od_gain, config.od_shift, config.od_strength, rng)
     images = random_focus(images, config.blur, rng)
     cells = config.crop_px // STRIDE
@@ -129,7 +137,7 @@ def _batch_loss(
     radius = DOUBTFUL_RADIUS_UM / config.mpp / STRIDE
     near_doubt = gaussian_targets(in_cells(doubtful), cells, cells, radius) > np.exp(-0.5)
     weight = torch.where(near_doubt & (target < 1), 0.0, 1.0)
-    return heatmap_focal(network(to_uint8(images)), target, weight)
+    return heatmap_focal(network(random_jpeg(to_uint8(images), config.jpeg, rng)), target, weight)
 
 
 def detect_all(runtime: Runtime, fields: list[Field], floor: float = LOWEST_P) -> list[Matched]:
