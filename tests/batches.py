@@ -11,12 +11,14 @@ from pathlib import Path
 import bad_workers
 import slides
 
-from mitoscan.cohort.batch import Batch, Rules, run_batch
+from mitoscan.cohort.batch import Batch, Rules, Unwatched, run_batch
 from mitoscan.cohort.job import Job
 from mitoscan.cohort.manifest import jobs_of
 from mitoscan.cohort.processes import ProcessEngine, ThreadEngine
 from mitoscan.config import ScanConfig
 from mitoscan.slide.write import write_pyramid
+
+__all__ = ["Unwatched"]
 
 MARKS = [(150.0, 150.0), (400.0, 300.0)]
 PICTURE = slides.with_marks(520, 420, MARKS)

@@ -18,6 +18,8 @@ from mitoscan.cohort.job import Done, Dropped, Ended, Event, Failed, Job, Progre
 _GIB = 2**30
 _CHECK_S = 0.5
 """How often memory and time limits are looked at."""
+_START_S = 600.0
+"""Granted to a worker until it begins with its slide: imports may be slow on a busy network drive."""
 _FAREWELL_S = 3.0
 _WORKER_EXIT_CODE = 1
 
@@ -60,7 +62,8 @@ class ProcessEngine:
 
     def poll(self, timeout_s: float) -> Sequence[Event]:
         """See ``job.Engine``."""
-        events, self._stopped = [*self._stopped, *self._dispatch()], []
+        events, self._stopped = self._stopped, []
+        self._dispatch()
         workers = list(self._workers.values())
         if workers:
             channels = [channel for w in workers for channel in (w.pipe, w.process.sentinel)]
@@ -94,8 +97,7 @@ class ProcessEngine:
             worker.kill()
         self._workers.clear()
 
-    def _dispatch(self) -> list[Event]:
-        events: list[Event] = []
+    def _dispatch(self) -> None:
         while self._waiting:
             idle = next((w for w in self._workers.values() if w.job is None), None)
             if idle is None:
@@ -104,10 +106,9 @@ class ProcessEngine:
                 number = next(n for n in range(self.slots) if n not in self._workers)
                 idle = self._workers[number] = _Worker(self._function, number, self.slots)
             if idle.give(self._waiting[0]):
-                events.append(Started(self._waiting.popleft().slide_id))
+                self._waiting.popleft()
             else:  # it had ended while idle
                 self._remove(idle)
-        return events
 
     def _enforce(self, worker: _Worker) -> list[Event]:
         """Notice that a worker ended, or end it because it takes too long or too much memory."""
@@ -161,11 +162,11 @@ class _Worker:
             self.pipe.send(job)
         except OSError:
             return False
-        self.job, self._since = job, time.monotonic()
+        self.job, self._since = job, time.monotonic() + _START_S
         return True
 
     def seconds(self) -> float:
-        """How long it has had its job."""
+        """How long it has been at its job; below 0 while it still starts."""
         return time.monotonic() - self._since
 
     def messages(self) -> list[Event]:
@@ -175,7 +176,9 @@ class _Worker:
             while self.pipe.poll():
                 event = self.pipe.recv()
                 events.append(event)
-                if isinstance(event, Ended):
+                if isinstance(event, Started):
+                    self._since = time.monotonic()
+                elif isinstance(event, Ended):
                     self.job = None
         except (EOFError, OSError):
             self.process.join(_FAREWELL_S)  # its end is known here before the system has its exit code
@@ -206,6 +209,7 @@ def _work(pipe: Connection, function: SlideFunction, number: int, of: int, paren
     report = _Sender(pipe)
     while True:
         job = inbox.get()
+        report(Started(job.slide_id))
         report(Ended(job.slide_id, function(job, report)))
 
 
@@ -222,7 +226,7 @@ class _Sender:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
-    def __call__(self, event: Progressed | Ended) -> None:
+    def __call__(self, event: Started | Progressed | Ended) -> None:
         try:
             self._pipe.send(event)
         except OSError:
