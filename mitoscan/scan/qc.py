@@ -29,16 +29,18 @@ UPSAMPLING_TOLERANCE = 1.15
 """A slide whose pixels are larger than the detector's by more than this factor is flagged."""
 
 PEN_FLAG_MM2 = 0.05
-FOLD_FLAG_MM2 = 0.05
+FOLD_FLAG_MM2 = 0.01
 FOLD_FLAG_SHARE = 0.01
 """Folds are flagged from this area and this share of the area scanned."""
 _MIN_INK_MM2 = 0.02
 _INK_REACH_UM = 100.0
 """Ink counts when it comes so near to what is scanned: what it hides may be tissue."""
 _MIN_FOLD_MM2 = 0.005
-_FOLD_FACTOR = 1.6
-"""A fold is three layers of tissue. It is denser by this factor than nine tenths of the slide's tissue, which
-single layers hardly are: in real fields and slides 0.1 % of the tissue, in specks."""
+_FOLD_FACTOR = 2.0
+"""A fold is three layers of tissue: denser by this factor than three quarters of the slide's tissue. Single
+layers hardly are: in real fields and slides less than 0.1 % of the tissue, in specks."""
+_INK_RIM_PX = 3
+"""Where ink fades out over tissue it looks like dense tissue."""
 _PADDING_SHARE = 0.95
 """Rows and columns at the slide's edge with more black than this are padding, not ink."""
 
@@ -207,9 +209,10 @@ def fold_mm2(view: CoarseView, info: SlideInfo, area: MultiPolygon) -> float:
     """Area of folds within ``area`` (level-0 px): much denser than the slide's other tissue, no specks."""
     found = view.densities
     tissue = (found.magenta > 0.05) & ~found.pen
+    tissue &= ~ndimage.binary_dilation(found.ink, iterations=_INK_RIM_PX)
     if not tissue.any():
         return 0.0
-    usual = float(np.quantile(found.mean[tissue], 0.9))
+    usual = float(np.quantile(found.mean[tissue], 0.75))
     labels, _ = ndimage.label(tissue & (found.mean > _FOLD_FACTOR * usual), np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
