@@ -69,7 +69,11 @@ const SlideMap = (() => {
     density = density || paintDensity();
     const [left, top] = toScreen(0, 0);
     const scale = density.cell * view.scale;
+    context.save();
+    traceTissue();
+    context.clip('evenodd'); // nothing was looked for outside
     context.drawImage(density.picture, left, top, density.columns * scale, density.rows * scale);
+    context.restore();
   }
 
   function paintDensity() {
@@ -94,6 +98,11 @@ const SlideMap = (() => {
   }
 
   function drawTissue() {
+    traceTissue();
+    stroke(rgb('Tissue'), 1.5);
+  }
+
+  function traceTissue() {
     context.beginPath();
     for (const ring of DATA.tissue) {
       for (let i = 0; i < ring.length; i += 2) {
@@ -103,7 +112,6 @@ const SlideMap = (() => {
       }
       context.closePath();
     }
-    stroke(rgb('Tissue'), 1.5);
   }
 
   function drawHotspot() {
