@@ -44,11 +44,20 @@ def find_slides(inputs: Sequence[str]) -> list[Path]:
     found: dict[Path, Path] = {}
     for entry in inputs:
         for path in _expand(entry):
-            found.setdefault(path.resolve(), path)
+            found.setdefault(_real(path), path)
     return sorted(found.values())
 
 
 def _expand(entry: str) -> list[Path]:
+    try:
+        return _named(entry)
+    except (OSError, ValueError, RuntimeError) as exc:  # a name too long, a zero byte, no such user
+        reason = getattr(exc, "strerror", None) or exc
+        path = Path(entry.replace("\0", "?"))
+        raise SlideNotFoundError(f"cannot be read: {reason}", path=path, remedy="Check the path.") from exc
+
+
+def _named(entry: str) -> list[Path]:
     path = Path(entry).expanduser()
     if path.is_dir() and not _is_folder_slide(path):
         return _in_folder(path)
@@ -63,6 +72,13 @@ def _expand(entry: str) -> list[Path]:
     if not slides:
         raise SlideNotFoundError("nothing matches this pattern", path=path, remedy="Check the pattern.")
     return slides
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link that leads to itself: opening it will say so
+        return path
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 from pathlib import Path
@@ -28,6 +29,10 @@ from mitoscan.units import Box, Mpp
 __all__ = ["Level", "Slide", "SlideInfo", "open_slide"]
 
 _TIATOOLBOX_SUFFIXES = (".dcm", ".jp2", ".ome.tif", ".ome.tiff", ".zarr", ".ngff")
+
+_ONE_FILE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".svslide", ".bif")
+_CHECKED_PX = 10**8
+_LEAST_BYTES_A_PX = 1e-4
 
 
 class _OpenSlideSlide(Slide):
@@ -53,6 +58,7 @@ class _OpenSlideSlide(Slide):
             for n in range(handle.level_count)
         ]
         width, height = handle.dimensions
+        _refuse_absurd_size(path, width, height)
         return SlideInfo(
             path=path,
             slide_id=path.stem,
@@ -133,7 +139,13 @@ def open_slide(
 
 def _check_file(path: Path, mpp: float | None) -> None:
     """Find the faults that need no reader."""
-    if not path.exists():
+    try:
+        with path.open("rb") if path.is_file() else contextlib.nullcontext():
+            there = path.exists()
+    except (OSError, ValueError) as exc:  # a loop of links, a name too long, no permission
+        reason = getattr(exc, "strerror", None) or exc
+        raise SlideNotFoundError(f"cannot be read: {reason}", path=path, remedy="Check the path.") from exc
+    if not there:
         raise SlideNotFoundError("no such file", path=path, remedy="Check the path.")
     resolve_mpp(path, given=mpp, stored=None, source="", required=False)
     if path.is_dir() and not path.name.lower().endswith(_TIATOOLBOX_SUFFIXES):
@@ -152,6 +164,19 @@ def _open_with_tiatoolbox(path: Path, mpp: float | None, require_mpp: bool, refu
     from mitoscan.slide.tiatoolbox_reader import TiatoolboxSlide
 
     return TiatoolboxSlide(path, mpp=mpp, require_mpp=require_mpp)
+
+
+def _refuse_absurd_size(path: Path, width: int, height: int) -> None:
+    """Refuse a damaged file that claims far more pixels than its bytes can hold, before they are planned for.
+
+    Blank JPEG tiles take about 0.01 bytes a pixel. Formats whose pixels lie in further files are passed over.
+    """
+    size = path.stat().st_size
+    one_file = path.name.lower().endswith(_ONE_FILE_SUFFIXES)
+    if one_file and width * height > _CHECKED_PX and size < width * height * _LEAST_BYTES_A_PX:
+        raise SlideOpenError(
+            f"claims {width} x {height} px but has only {size} bytes", path=path, remedy=OPEN_REMEDY
+        )
 
 
 def _stored_mpp(x: str | None, y: str | None) -> Mpp | None:
