@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+import bad_workers
 import ray
 from results import result
 
@@ -27,3 +28,11 @@ def work(job, report) -> Done | Failed:
     if kind == "bad":
         return Failed("open", "SlideOpenError", "broken", "mend it", 11)
     return Done(result().summary.model_copy(update={"slide_id": job.slide_id}))
+
+
+def scan_and_say_where(job, report) -> Done | Failed:
+    """A real scan with models of a known answer; leaves a mark of the node, and time to kill it."""
+    (job.out / f"on-{ray.get_runtime_context().get_node_id()}").touch()
+    report(Progressed(job.slide_id, "detecting", 0, 2, 1.0))
+    time.sleep(1)
+    return bad_workers.scan(job, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -30,3 +31,26 @@ def test_one_slide_takes_the_users_own(tmp_path: Path) -> None:
     done = run(EXAMPLES / "one_slide.py", tmp_path / "gone.svs")
     assert done.returncode != 0
     assert "gone.svs: no such file" in done.stderr
+
+
+def test_slurm_array_hands_each_job_its_shard_and_merges_at_the_end(tmp_path):
+    """With stand-ins for sbatch and mitoscan that only say how they were called."""
+    for name in ("sbatch", "mitoscan"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$(basename "$0") $*" >> "$CALLS"\necho 17\n')
+        (tmp_path / name).chmod(0o755)
+    calls = tmp_path / "calls"
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "CALLS": str(calls),
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_ARRAY_TASK_COUNT": "8",
+    }
+    for script in (["submit.sh", "8"], ["array.sbatch"]):
+        command = ["bash", str(EXAMPLES / "slurm" / script[0]), *script[1:]]
+        subprocess.run(command, env=environment, check=True, timeout=30, capture_output=True)
+    array, merge, job = calls.read_text().splitlines()
+    assert "--array=1-8" in array
+    assert "--dependency=afterany:17" in merge
+    assert "merge" in merge
+    assert job.startswith("mitoscan run --manifest slides.csv -o results")
+    assert job.endswith("--shard 3/8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import socket
 import time
 from collections import Counter
@@ -11,9 +12,11 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="needs the extra mitoscan[ray]")
 
+import batches  # noqa: E402
 import ray_work  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from mitoscan.cohort.batch import Unwatched, run_batch  # noqa: E402
 from mitoscan.cohort.job import Done, Dropped, Ended, Failed, Job, Progressed, Started  # noqa: E402
 from mitoscan.cohort.ray_engine import RayEngine  # noqa: E402
 from mitoscan.config import ScanConfig  # noqa: E402
@@ -175,6 +178,31 @@ def test_a_node_killed_in_the_middle_costs_no_slide(cluster, tmp_path):
     tried = Counter(i for i, *_ in attempts(tmp_path))
     assert set(tried) == set(ids)
     assert max(tried.values()) == 2, "it was killed with a slide in its hands"
+
+
+def test_a_batch_on_a_cluster_has_each_slide_once(cluster, tmp_path):
+    if not cluster.worker_nodes:
+        cluster.add_node(**SMALL)
+    names = [f"s{n}" for n in range(5)]
+    folder, out = batches.make_slides(tmp_path / "slides", *names), tmp_path / "out"
+    (folder / "bad.svs").write_text("no slide")
+
+    class Killer(Unwatched):
+        def progressed(self, event):  # noqa: ARG002
+            for node in list(cluster.worker_nodes):
+                if (out / f"on-{node.node_id}").exists():
+                    cluster.remove_node(node, allow_graceful=False)
+
+    def made():
+        return RayEngine(ray_work.scan_and_say_where)
+
+    batch = run_batch(batches.jobs(folder, out), made, out, batches.CARDS, watcher=Killer())
+    assert not cluster.worker_nodes, "a node was killed"
+    assert (batch.done, len(batch.failures), batch.exit_code) == (len(names), 1, 3)
+    with (out / "slides.csv").open(newline="") as file:
+        assert [row["slide_id"] for row in csv.DictReader(file)] == names
+    again = run_batch(batches.jobs(folder, out), made, out, batches.CARDS)
+    assert (again.resumed, again.done) == (len(names), 0)
 
 
 def test_no_cluster_is_an_error_with_a_remedy():

@@ -9,6 +9,13 @@ from typing import Annotated
 import typer
 
 
+class EngineName(StrEnum):
+    """What runs the slides."""
+
+    local = "local"
+    ray = "ray"
+
+
 class DeviceName(StrEnum):
     """Where the networks run."""
 
@@ -40,3 +47,11 @@ EngineWorkers = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 DataOption = Annotated[Path, typer.Option(envvar="MITOSCAN_DATA", help="Folder with amf/ and detection/.")]
+RayAddressOption = Annotated[
+    str, typer.Option(help="host:port of a Ray cluster, auto for this machine's, local to start one here.")
+]
+RayCpusOption = Annotated[float, typer.Option(min=0.1, help="CPUs that a slide occupies on the cluster.")]
+RayGpusOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="GPUs that a slide occupies; default: 1 with --device cuda, else 0."),
+]

@@ -18,10 +18,14 @@ from mitoscan.cli.options import (
     DetectorOption,
     DeviceName,
     DeviceOption,
+    EngineName,
     EngineWorkers,
     MppOption,
     OperatingPointName,
     OutOption,
+    RayAddressOption,
+    RayCpusOption,
+    RayGpusOption,
 )
 from mitoscan.errors import SOME_FAILED, ConfigError
 
@@ -72,6 +76,12 @@ def run(
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished slides again.")] = False,
     workers: EngineWorkers = 1,
+    engine: Annotated[
+        EngineName, typer.Option(help="local: workers of this machine; ray: a cluster's.")
+    ] = EngineName.local,
+    ray_address: RayAddressOption = "auto",
+    ray_cpus: RayCpusOption = 1.0,
+    ray_gpus: RayGpusOption = None,
     retries: Annotated[int, typer.Option(min=0, help="Further attempts when a failure may pass.")] = 1,
     slide_timeout: Annotated[
         float | None, typer.Option(min=1, help="Seconds after which a slide is given up.")
@@ -106,6 +116,9 @@ def run(
     part = None if shard is None else Shard.parse(shard)
     rules = Rules(retries=retries, overwrite=overwrite, join=join, shard=part)
     pool = _Pool(workers, slide_timeout, worker_memory)
+    if engine is EngineName.ray:
+        gpus = float(device is DeviceName.cuda) if ray_gpus is None else ray_gpus
+        pool = _RayPool(slide_timeout=slide_timeout, address=ray_address, cpus=ray_cpus, gpus=gpus)
     raise typer.Exit(_run(_jobs(slides or [], manifest, config, out), out, rules, pool))
 
 
@@ -125,6 +138,27 @@ class _Pool:
             return ThreadEngine(do_slide)
         return ProcessEngine(
             do_slide, self.workers, slide_timeout_s=self.slide_timeout, memory_gb=self.worker_memory
+        )
+
+
+@dataclass(frozen=True)
+class _RayPool(_Pool):
+    """A Ray cluster instead."""
+
+    address: str = "auto"
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def engine(self) -> Engine:
+        from mitoscan.cohort.ray_engine import RayEngine
+        from mitoscan.cohort.work import do_slide
+
+        return RayEngine(
+            do_slide,
+            self.address,
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+            slide_timeout_s=self.slide_timeout,
         )
 
 
