@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mitoscan.report.colours import COLOURS
+from mitoscan.report.review import NOT_MF_NAME
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -54,3 +57,33 @@ def test_slurm_array_hands_each_job_its_shard_and_merges_at_the_end(tmp_path):
     assert "merge" in merge
     assert job.startswith("mitoscan run --manifest slides.csv -o results")
     assert job.endswith("--shard 3/8")
+
+
+def test_a_cohort_becomes_a_table() -> None:
+    done = run(EXAMPLES / "cohort_table.py")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    counts = [int(row[2]) for row in rows[1:3]]
+    assert [row[0] for row in rows[1:3]] == ["synthetic1", "synthetic2"]
+    assert re.search(rf"together: \d+ of {sum(counts)} atypical, \d+% \(\d+% to \d+%\)", done.stdout)
+
+
+def test_a_reviewed_cohort_trains_a_classifier_that_scans() -> None:
+    done = run(EXAMPLES / "retrain.py")
+    assert done.returncode == 0, done.stderr
+    line = r"^s\d: \d+ figures, \d+ rejected; AMF \d+ called, \d+ reviewed$"
+    assert len(re.findall(line, done.stdout, re.MULTILINE)) == 3
+    assert "scanned again with my-classifier" in done.stdout
+
+
+def test_the_pictures_for_qupath_are_drawn_and_its_scripts_use_our_names(tmp_path: Path) -> None:
+    done = run(EXAMPLES / "qupath" / "pictures.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"colours.png", "corrections.png"}
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in (EXAMPLES / "qupath").glob("*.groovy")}
+    readme = (EXAMPLES / "qupath" / "README.md").read_text(encoding="utf-8")
+    assert all(name in readme for name in scripts)
+    assert f"'{NOT_MF_NAME}'" in scripts["review_classes.groovy"]
+    for name in ("AMF", "NMF"):
+        assert f"['{name}', {', '.join(map(str, COLOURS[name]))}]" in scripts["review_classes.groovy"]
+    assert "'p_atypical'" in scripts["load_results.groovy"]
