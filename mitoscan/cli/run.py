@@ -244,6 +244,6 @@ def demo(
     console.print(
         f"{len(truth)} synthetic mitotic figures were planted, and look-alikes beside them. Look at:"
     )
-    for name in ("overview.png", "findings.csv", "summary.json", "findings.geojson"):
+    for name in ("report.html", "findings.csv", "summary.json", "findings.geojson"):
         console.print(f"  {folder / name}", soft_wrap=True)
     console.print(f"In QuPath: open {slide}, then drag findings.geojson onto it.", soft_wrap=True)
