@@ -4,8 +4,8 @@
 
 Focus: blocks of fields and crops, by slide, against the limit in the detector's card. Likeness: crops about
 labelled figures and look-alikes, by slide, against the limit in the classifier's card. The training part of
-AMi-Br made that reference: the false alarms that count on it, cross-fitted, are in the card. Blur sigmas are
-px at 0.25 mpp. Prints Markdown tables, and first what the check of focus costs.
+AMi-Br made the references; the false alarms on it, cross-fitted, are in the cards. Blur sigmas are px at 0.25
+mpp. Prints Markdown tables, and first what the check of focus costs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mitoscan.learn.fields import load_fields
 from mitoscan.scan.focus import BLOCK_PX, blocks_of, sharpness
 
 Pictures = np.ndarray
-FIELDS_A_SLIDE, CROPS_A_SLIDE, RIM_PX = 8, 60, 8
+FIELDS_A_SLIDE, CROPS_A_SLIDE, RIM_PX = 4, 20, 8
 SIDE = BLOCK_PX + 2 * RIM_PX
 
 
@@ -137,7 +137,6 @@ def print_flags(data: Path, check: Check) -> None:
     sets = {
         "fields (MITOS-ATYPIA-14, ICPR 2012)": slides_of_fields(data / "detection", labelled=True),
         "MoNuSeg tiles": slides_of_fields(data / "detection", labelled=False),
-        "AMi-Br, training part": slides_of_amibr(data / "amf", "train"),
         "AMi-Br, test part": slides_of_amibr(data / "amf", "test"),
     }
     focus: dict[tuple[str, str], list[bool]] = {}
