@@ -34,7 +34,10 @@ class OperatingPointName(StrEnum):
 
 MppOption = Annotated[float | None, typer.Option(help="µm per level-0 pixel; overrides the file's.")]
 DeviceOption = Annotated[DeviceName, typer.Option(help="cpu runs OpenVINO, cuda and mps run torch.")]
-DetectorOption = Annotated[str | None, typer.Option(help="Shipped name, or folder with card.json.")]
+DetectorOption = Annotated[
+    str | None,
+    typer.Option(help="Shipped name, folder with card.json, or tiatoolbox:KongNet_Det_MIDOG_1."),
+]
 CandidatesOption = Annotated[
     Path | None,
     typer.Option(

@@ -238,6 +238,12 @@ def _sha256_once(path: Path, _mtime_ns: int, _size: int) -> str:
     return sha256_of(path)
 
 
+def sha256_cached(path: Path) -> str:
+    """Give the sha256 of a file as hex, read once in a process unless the file changes."""
+    stat = path.stat()
+    return _sha256_once(path, stat.st_mtime_ns, stat.st_size)
+
+
 def checked_weights(folder: Path, card: ModelCard) -> Path:
     """Give the path of the weights after comparing them with the card's checksum.
 
@@ -251,8 +257,7 @@ def checked_weights(folder: Path, card: ModelCard) -> Path:
         raise ModelError(
             f"{WEIGHTS_NAME} is missing", path=folder, remedy="Restore the file or reinstall mitoscan."
         )
-    stat = path.stat()
-    found = _sha256_once(path, stat.st_mtime_ns, stat.st_size)
+    found = sha256_cached(path)
     if found != card.sha256:
         raise ModelError(
             f"sha256 {found[:12]}… is not the card's {card.sha256[:12]}…",

@@ -1,4 +1,4 @@
-"""Where models are found: by the name of a shipped one, or as the user's own folder."""
+"""Where models are found: by the name of a shipped one, as the user's own folder, or from tiatoolbox."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mitoscan.errors import ModelError
 from mitoscan.models.card import CARD_NAME, ModelCard, Task, load_card
+from mitoscan.models.tiatoolbox_models import find_tiatoolbox_model, is_tiatoolbox
 from mitoscan.resources import shipped
 
 DEFAULTS: dict[Task, str] = {"detector": "detector-lite0", "classifier": "classifier-lite0"}
@@ -22,7 +23,8 @@ def find_model(name_or_folder: str | Path | None, task: Task) -> tuple[Path, Mod
     Parameters
     ----------
     name_or_folder
-        Name of a shipped model, or a folder with a ``card.json``. None: the default for ``task``.
+        Name of a shipped model, a folder with a ``card.json``, or ``tiatoolbox:NAME`` (a detector; the path
+        given is then its weights file). None: the default for ``task``.
     task
         What the model must be for.
 
@@ -32,6 +34,8 @@ def find_model(name_or_folder: str | Path | None, task: Task) -> tuple[Path, Mod
         When there is no such model, its card is faulty, or it is for the other task.
     """
     wanted = str(name_or_folder or DEFAULTS[task])
+    if task == "detector" and is_tiatoolbox(wanted):
+        return find_tiatoolbox_model(wanted)
     known = shipped_models()
     folder = Path(wanted)
     if wanted in known:

@@ -15,6 +15,7 @@ from shapely import MultiPolygon, box
 from mitoscan.config import Device, PointName
 from mitoscan.models.card import ModelCard
 from mitoscan.models.runtime import Runtime, load_runtime
+from mitoscan.models.tiatoolbox_models import is_tiatoolbox, load_tiatoolbox_runtime
 from mitoscan.models.zoo import find_model
 from mitoscan.scan.merge import merge
 from mitoscan.scan.peaks import find_peaks
@@ -43,7 +44,7 @@ class Detector:
         self.threshold = card.operating_point.threshold if threshold is None else threshold
         """p_mitosis from which a finding counts as a mitotic figure."""
         self.heat = runtime
-        """Tiles, uint8 (N, S, S, 3), to heat maps, float32 (N, S / 8, S / 8)."""
+        """Tiles, uint8 (N, S, S, 3), to heat maps, float32 (N, S / stride, S / stride)."""
 
     def detect(self, image: npt.NDArray[np.uint8], mpp: float) -> pd.DataFrame:
         """Find mitotic figures in a picture.
@@ -162,7 +163,8 @@ def load_detector(
     Parameters
     ----------
     name_or_folder
-        Name of a shipped one, or a folder with a card.json. None: the shipped default.
+        Name of a shipped one, a folder with a card.json, or ``tiatoolbox:KongNet_Det_MIDOG_1``. None: the
+        shipped default.
     device
         ``auto``, ``cpu`` (OpenVINO), ``cuda`` or ``mps`` (torch).
     threshold
@@ -180,4 +182,5 @@ def load_detector(
     folder, card = find_model(name_or_folder, "detector")
     if threshold is None:
         threshold = card.point(operating_point).threshold
-    return Detector(card, load_runtime(folder, card, device), threshold)
+    load = load_tiatoolbox_runtime if is_tiatoolbox(name_or_folder) else load_runtime
+    return Detector(card, load(folder, card, device), threshold)

@@ -1,4 +1,4 @@
-"""Adapter to tiatoolbox's readers (DICOM, JP2, OME-TIFF, NGFF); the only importer of tiatoolbox.
+"""Adapter to tiatoolbox's readers (DICOM, JP2, OME-TIFF, NGFF).
 
 Needs the extra ``mitoscan[tiatoolbox]``. The import takes seconds, so it happens here, in the module that is
 imported only for such a slide.
