@@ -32,7 +32,11 @@ ONLY_IMPORTER: dict[str, str | set[str]] = {
     "openvino": "models/runtime.py",
     "psutil": "cohort/system.py",
     "ray": "cohort/ray_engine.py",
-    "tiatoolbox": {"models/tiatoolbox_models.py", "slide/tiatoolbox_reader.py", "report/export/annotation_store.py"},
+    "tiatoolbox": {
+        "models/tiatoolbox_models.py",
+        "slide/tiatoolbox_reader.py",
+        "report/export/annotation_store.py",
+    },
     "pyarrow": "report/export/parquet.py",
     "highdicom": "report/export/dicom.py",
 }
@@ -66,7 +70,7 @@ def test_imports_go_up_only(path: Path) -> None:
 
 @pytest.mark.parametrize(("library", "importer"), ONLY_IMPORTER.items())
 def test_each_outside_library_has_one_seam(library: str, importer: str | set[str]) -> None:
-    """tiatoolbox has three: its readers, its detector and its store of annotations, which have nothing in common."""
+    """tiatoolbox has three, its readers, its detector and its store of annotations: nothing in common."""
     users = {
         path.relative_to(SOURCE).as_posix()
         for path in MODULES
