@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gzip
 import json
@@ -17,6 +18,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from mitoscan.cohort.manifest import read_manifest
 from mitoscan.config import Frozen, ScanConfig, load_config
 from mitoscan.errors import ConfigError, DataError, MitoscanError, ModelError, RoiError
 from mitoscan.learn.config import TrainFile
@@ -248,3 +250,40 @@ def test_paths_that_are_no_files(tmp_path, read, kind):
             "under a file": tmp_path / "file" / "x"}[kind]  # fmt: skip
     with pytest.raises(MitoscanError):
         read(path)
+
+
+CELL = st.text(max_size=12) | st.sampled_from(
+    ["../../x", "/etc/passwd", "a\0b", "0.25", "nan", "-1", "slide", ""]
+)
+HEADER = st.lists(
+    st.sampled_from(["path", "slide_id", "case_id", "mpp", "roi", "tumour", "mf_count"])
+    | st.text(max_size=6),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(header=HEADER, rows=st.lists(st.lists(CELL, max_size=6), max_size=5), sep=st.sampled_from(",;\t"))
+@quick
+def test_a_manifest_is_read_or_refused_and_never_leads_out_of_the_results(
+    tmp_path_factory, header, rows, sep
+):
+    folder = tmp_path_factory.mktemp("m")
+    text = "\n".join(sep.join(row) for row in [header, *rows])
+    (folder / "m.csv").write_bytes(text.encode("utf-8", "surrogatepass"))
+    out = folder / "out"
+    try:
+        jobs = read_manifest(folder / "m.csv", ScanConfig(), out)
+    except MitoscanError:
+        return
+    for job in jobs:
+        assert (out / folder_name(job.slide_id)).resolve().parent == out.resolve()
+
+
+@given(data=st.binary(max_size=200))
+@quick
+def test_a_manifest_of_any_bytes_is_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("m") / "m.csv"
+    path.write_bytes(data)
+    with contextlib.suppress(MitoscanError):
+        read_manifest(path, ScanConfig(), path.parent / "out")
