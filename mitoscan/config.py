@@ -34,6 +34,8 @@ class ScanConfig(Frozen):
     """Somebody else's detections instead of a detector: a file, or a folder with one for each slide."""
     classifier: str | None = None
     """Name of a shipped classifier, or a folder with a card.json. None: the default."""
+    weights_dir: Path | None = None
+    """Folder with the weights of foundation models, for classifiers that adapt one. None: the hub."""
     subtypes: bool = False
     """Report the eight subtypes too."""
     threshold: float | None = Field(default=None, ge=0, le=1)

@@ -26,6 +26,8 @@ RANK = {name: rank for rank, group in enumerate(ORDER) for name in group}
 SOURCE = Path(__file__).parents[1] / "mitoscan"
 MODULES = sorted(SOURCE.rglob("*.py"))
 ONLY_IMPORTER: dict[str, str | set[str]] = {
+    "huggingface_hub": "models/foundation.py",
+    "peft": "models/lora.py",
     "jinja2": "report/html.py",
     "lifelines": "study/survival.py",
     "openslide": "slide/reader.py",

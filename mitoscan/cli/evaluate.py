@@ -10,7 +10,14 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from mitoscan.cli.options import DataOption, DeviceName, DeviceOption, OperatingPointName, OutOption
+from mitoscan.cli.options import (
+    DataOption,
+    DeviceName,
+    DeviceOption,
+    OperatingPointName,
+    OutOption,
+    WeightsDirOption,
+)
 
 app = typer.Typer(help="Measure a model on labelled data.", no_args_is_help=True)
 
@@ -93,6 +100,7 @@ def evaluate_classifier(
         list[str] | None,
         typer.Option(help="Shipped name, or folder with card.json; repeat to compare the first with others."),
     ] = None,
+    weights_dir: WeightsDirOption = None,
     device: DeviceOption = DeviceName.auto,
     resamples: Annotated[int, typer.Option(min=20, help="Of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
@@ -102,7 +110,7 @@ def evaluate_classifier(
     from mitoscan.scan.classify import load_classifier
 
     chosen: list[str | None] = list(model) if model else [None]
-    loaded = [load_classifier(name, device.value) for name in chosen]
+    loaded = [load_classifier(name, device.value, weights_dir) for name in chosen]
     names = [c.card.name for c in loaded]
     if len(set(names)) < len(names):  # the same name in two folders
         names = [str(name) for name in chosen]

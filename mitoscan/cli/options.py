@@ -48,6 +48,10 @@ ClassifierOption = Annotated[str | None, typer.Option(help="Shipped name, or fol
 EngineWorkers = Annotated[
     int, typer.Option(min=0, help="Slides at once, each in a process. 0: one, in this process, to debug.")
 ]
+WeightsDirOption = Annotated[
+    Path | None,
+    typer.Option(envvar="MITOSCAN_WEIGHTS_DIR", help="Weights of foundation models; default: the hub."),
+]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 DataOption = Annotated[Path, typer.Option(envvar="MITOSCAN_DATA", help="Folder with amf/ and detection/.")]
 RayAddressOption = Annotated[

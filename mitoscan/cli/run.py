@@ -26,6 +26,7 @@ from mitoscan.cli.options import (
     RayAddressOption,
     RayCpusOption,
     RayGpusOption,
+    WeightsDirOption,
 )
 from mitoscan.errors import SOME_FAILED, ConfigError
 
@@ -51,6 +52,7 @@ def run(
     detector: DetectorOption = None,
     candidates: CandidatesOption = None,
     classifier: ClassifierOption = None,
+    weights_dir: WeightsDirOption = None,
     subtypes: Annotated[
         bool, typer.Option("--subtypes/--no-subtypes", help="Report the eight subtypes too.")
     ] = False,
@@ -101,6 +103,7 @@ def run(
         detector=detector,
         candidates=candidates,
         classifier=classifier,
+        weights_dir=weights_dir,
         subtypes=subtypes,
         threshold=threshold,
         operating_point=operating_point.value,

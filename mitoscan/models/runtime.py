@@ -77,8 +77,12 @@ def pick_backend(device: Device) -> Backend:
     return device
 
 
-def load_runtime(folder: Path, card: ModelCard, device: Device = "auto") -> Runtime:
+def load_runtime(
+    folder: Path, card: ModelCard, device: Device = "auto", weights_dir: Path | None = None
+) -> Runtime:
     """Make the runtime for a model folder on ``device``.
+
+    ``weights_dir`` is where an adapter looks for its backbone; see ``foundation.find_weights``.
 
     Raises
     ------
@@ -89,12 +93,14 @@ def load_runtime(folder: Path, card: ModelCard, device: Device = "auto") -> Runt
     """
     weights = checked_weights(folder, card)
     backend = pick_backend(device)
-    if backend == "cpu":
+    # OpenVINO would leave a converted copy in the cache folder: for a backbone that belongs to somebody else,
+    # and takes gigabytes, torch does on the CPU too.
+    if backend == "cpu" and card.adaptation is None:
         return OpenVinoRuntime(weights, card)
-    return TorchRuntime(load_network(weights, card), backend)
+    return TorchRuntime(load_network(weights, card, weights_dir), backend)
 
 
-def load_network(weights: Path, card: ModelCard) -> nn.Module:
+def load_network(weights: Path, card: ModelCard, weights_dir: Path | None = None) -> nn.Module:
     """Build the card's network in torch, with its weights, in evaluation mode.
 
     It gives probabilities; that of a classifier gives the stem embeddings as its second output.
@@ -104,6 +110,10 @@ def load_network(weights: Path, card: ModelCard) -> nn.Module:
 
     from mitoscan.models.networks import build_network, runnable
 
+    if card.adaptation is not None:
+        from mitoscan.models.adapter import load_adapted
+
+        return runnable(load_adapted(weights, card, weights_dir))
     check_weights(weights, _shapes_of(card, weights.parent))
     network = build_network(card)
     try:

@@ -127,7 +127,9 @@ class Classifier:
         return self._runtime(crops), None
 
 
-def load_classifier(name_or_folder: str | Path | None = None, device: Device = "auto") -> Classifier:
+def load_classifier(
+    name_or_folder: str | Path | None = None, device: Device = "auto", weights_dir: Path | None = None
+) -> Classifier:
     """Load an AMF classifier.
 
     Parameters
@@ -136,6 +138,8 @@ def load_classifier(name_or_folder: str | Path | None = None, device: Device = "
         Name of a shipped one, or a folder with a card.json. None: the shipped default.
     device
         ``auto``, ``cpu`` (OpenVINO), ``cuda`` or ``mps`` (torch).
+    weights_dir
+        Folder with the weights of foundation models, for classifiers that adapt one. None: the hub.
 
     Raises
     ------
@@ -145,4 +149,5 @@ def load_classifier(name_or_folder: str | Path | None = None, device: Device = "
         When the device is not available.
     """
     folder, card = find_model(name_or_folder, "classifier")
-    return Classifier(card, load_runtime(folder, card, device), load_likeness(folder, card))
+    runtime = load_runtime(folder, card, device, weights_dir)
+    return Classifier(card, runtime, load_likeness(folder, card))

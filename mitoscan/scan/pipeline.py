@@ -80,7 +80,7 @@ class Stopwatch:
 
 def load_models(config: ScanConfig) -> Models:
     """Load what ``config`` names; see ``load_detector`` and ``load_classifier`` for the errors."""
-    classifier = load_classifier(config.classifier, config.device)
+    classifier = load_classifier(config.classifier, config.device, config.weights_dir)
     if config.subtypes:
         classifier.require_subtypes()
     return Models(load_first_stage(config), classifier)
