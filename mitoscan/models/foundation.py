@@ -192,7 +192,7 @@ _FOUNDATIONS = (
         gated=True,
         sources=("github.com/prov-gigapath/prov-gigapath README", "TRIDENT GigaPathInferenceEncoder"),
     ),
-    # The hub serves the first one without a question, the later ones after the licence is accepted.
+    # Whether the first one is gated could not be looked up; LazySlide lists it as open, the others as gated.
     _bioptimus("H-Optimus-0", "Apache-2.0", gated=False),
     _bioptimus("H-Optimus-1", "CC-BY-NC-ND-4.0", gated=True),
     Foundation(
