@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from foundations import random_weights, stand_in
 from PIL import Image
 
 from mitoscan.config import build, load_config
@@ -14,7 +17,9 @@ from mitoscan.learn import benchmark as bench
 from mitoscan.learn.benchmark import run_benchmark, significance, table
 from mitoscan.learn.benchmark_config import Benchmark, BenchmarkFile, Contestant
 from mitoscan.learn.benchmark_fit import fit_contestant, predict
+from mitoscan.models.foundation import FOUNDATIONS
 
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="needs the extra mitoscan[train]")
 RNG = np.random.default_rng(3)
 TINY = {"timm": "test_resnet", "pretrained": False, "input_px": 32}
 QUICK = {"batch": 8, "epochs": 4, "learning_rate": 3e-3, "patience": 2}
@@ -139,6 +144,24 @@ def test_the_head_is_trained_alone_first_and_a_probe_never_moves_its_backbone(am
         for old, new in zip(before[0], network.backbone.parameters(), strict=True):
             assert torch.equal(old, new)
         assert not torch.equal(before[1], network.head.weight)
+
+
+@pytest.mark.parametrize("adapt", ["probe", pytest.param("lora", marks=needs_peft)])
+def test_a_foundation_model_joins_in_by_probe_and_by_lora(amibr, tmp_path, monkeypatch, adapt):
+    entry = stand_in()
+    monkeypatch.setitem(FOUNDATIONS, entry.name, entry)
+    weights = random_weights(entry, tmp_path / "weights", seed=0)
+    network = {"foundation": entry.name, "adapt": adapt, "input_px": entry.input_px}
+    plan = config({"name": adapt, "network": network}, split={"kind": "folds", "folds": 2})
+    out = tmp_path / "out"
+    assert len(run_benchmark(plan, amibr, out, weights_dir=weights)) == 2
+    assert (out / "features").exists() == (adapt == "probe")  # a frozen backbone is run once
+    built = bench.build(plan.contestants[0], weights)
+    trained = {n for n, p in built.named_parameters() if p.requires_grad}
+    assert all("lora" in n or n.startswith("head") for n in trained)
+    assert any("lora" in n for n in trained) == (adapt == "lora")
+    with pytest.raises(ConfigError, match="wants input_px 32, not 224"):
+        bench.build(contestant(network=network | {"input_px": 224}), weights)
 
 
 def test_significance_of_a_planted_difference():

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import slides
 import torch
+from foundations import random_weights, stand_in
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812
 
@@ -30,7 +31,6 @@ from mitoscan.models.foundation import (
     END_TO_END,
     FOUNDATIONS,
     Backbone,
-    Foundation,
     find_weights,
     fingerprint,
     load_backbone,
@@ -47,38 +47,12 @@ SUBTYPES = 8
 RNG = np.random.default_rng(0)
 
 
-def stand_in(name: str = "stand-in", **changes) -> Foundation:
-    """A Virchow2 of 3 blocks and 24 numbers a token: packed SwiGLU, registers, class and mean token."""
-    small = {"patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2, "img_size": 32}
-    values = {
-        "name": name,
-        "hub_id": "nobody/stand-in",
-        "arguments": {**FOUNDATIONS["Virchow2"].arguments, **small},
-        "input_px": 32,
-        "feature_width": 48,
-        "licence": "CC0-1.0",
-    }
-    entry = replace(FOUNDATIONS["Virchow2"], **(values | changes))
-    with torch.device("meta"):
-        return replace(entry, parameters=sum(p.numel() for p in Backbone(entry).parameters()))
-
-
 @pytest.fixture
 def weights_dir(tmp_path, monkeypatch):
     """Random weights of the stand-in, which is known as a foundation model in this test only."""
     entry = stand_in()
     monkeypatch.setitem(FOUNDATIONS, entry.name, entry)
     return random_weights(entry, tmp_path / "weights", seed=0)
-
-
-def random_weights(entry, folder, seed):
-    torch.manual_seed(seed)
-    vit = Backbone(entry).vit
-    for value in vit.parameters():  # layer scale starts at 1e-5: the blocks would add next to nothing
-        torch.nn.init.normal_(value, std=0.2)
-    (folder / entry.name).mkdir(parents=True)
-    save_file(vit.state_dict(), folder / entry.name / WEIGHTS_NAME)
-    return folder
 
 
 def crops(n=6):

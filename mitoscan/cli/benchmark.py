@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from mitoscan.cli.options import OutOption
+from mitoscan.cli.options import OutOption, WeightsDirOption
 
 
 def benchmark(
@@ -20,6 +20,7 @@ def benchmark(
     ],
     out: OutOption,
     only: Annotated[list[str] | None, typer.Option(help="Only this contestant; repeat for more.")] = None,
+    weights_dir: WeightsDirOption = None,
 ) -> None:
     """Train classifiers by a published study's protocol and compare them on its test sets.
 
@@ -29,7 +30,7 @@ def benchmark(
     from mitoscan.learn.benchmark import run_benchmark
     from mitoscan.learn.benchmark_config import BenchmarkFile
 
-    run_benchmark(load_config(BenchmarkFile, config).benchmark, data, out, tuple(only or ()))
+    run_benchmark(load_config(BenchmarkFile, config).benchmark, data, out, tuple(only or ()), weights_dir)
     console = Console()
     console.print(Markdown((out / "table.md").read_text(encoding="utf-8")))
     console.print(f"Written to {out}", soft_wrap=True)

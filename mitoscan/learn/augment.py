@@ -109,7 +109,7 @@ def random_focus(images: Tensor, share: float, rng: np.random.Generator) -> Tens
 def mix_up(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Blend each image and its target with another of the batch (Zhang et al. 2018).
 
-    float (N, 3, H, W) and float (N, …), in and out. The share of each image itself is at least a half, so
+    float (N, …), in and out. The share of each image itself is at least a half, so
     that what belongs to it alone (a subtype, a domain) may keep its label. ``alpha`` 0: unchanged.
     """
     if alpha == 0:
@@ -126,7 +126,7 @@ def mix_up(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generat
 
 
 def gaussian_noise(images: Tensor, sd: float, rng: np.random.Generator) -> Tensor:
-    """Add noise of standard deviation ``sd`` to float (N, 3, H, W), 0 to 255."""
+    """Add noise of standard deviation ``sd`` to float images of any layout, 0 to 255."""
     if sd == 0:
         return images
     noise = rng.normal(0, sd, images.shape).astype(np.float32)

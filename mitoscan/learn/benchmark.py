@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from mitoscan.learn.benchmark_fit import StudyNet, fit_contestant, predict
 from mitoscan.learn.classifier_metrics import confusion, human_ceiling, subtype_figures
 from mitoscan.learn.data import CropSet, Float, load_amibr
 from mitoscan.learn.evaluate_classifier import TEST_SETS, load_test_sets
+from mitoscan.learn.features import cached_features
 from mitoscan.learn.metrics import binary_metrics
 from mitoscan.learn.published import BENCHMARK, SUBTYPE_AUC
-from mitoscan.models.card import SUBTYPES
+from mitoscan.models.adapter import adapt
+from mitoscan.models.card import SUBTYPES, Lora
 from mitoscan.report.atomic import write_atomically
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,9 @@ class Split:
     tests: Mapping[str, CropSet]
 
 
-def run_benchmark(config: Benchmark, data: Path, out: Path, only: tuple[str, ...] = ()) -> pd.DataFrame:
+def run_benchmark(
+    config: Benchmark, data: Path, out: Path, only: tuple[str, ...] = (), weights_dir: Path | None = None
+) -> pd.DataFrame:
     """Run a benchmark; a contestant's fold that is there already is not trained again.
 
     Parameters
@@ -57,6 +61,8 @@ def run_benchmark(config: Benchmark, data: Path, out: Path, only: tuple[str, ...
         Folder for ``CONTESTANT/FOLD/`` (log, predictions), results.csv, table.md, tests.csv and pictures.
     only
         Names of contestants; none: all.
+    weights_dir
+        Folder with the foundation models' weights, see ``models.foundation.find_weights``. None: their hub.
 
     Returns
     -------
@@ -76,7 +82,7 @@ def run_benchmark(config: Benchmark, data: Path, out: Path, only: tuple[str, ...
     for contestant in config.contestants:
         if only and contestant.name not in only:
             continue
-        found = [_predictions(contestant, split, config.seed, out) for split in splits]
+        found = [_predictions(contestant, split, config.seed, out, weights_dir) for split in splits]
         if isinstance(config.split, Ensemble):
             found = [{name: np.mean([f[name] for f in found], axis=0) for name in found[0]}]
             splits_of = splits[:1]
@@ -114,7 +120,9 @@ def _splits(config: Benchmark, data: Path) -> Iterator[Split]:
         yield Split(f"fold{number}", crops.take(train), crops.take(held_out), tests)
 
 
-def _predictions(contestant: Contestant, split: Split, seed: int, out: Path) -> dict[str, Float]:
+def _predictions(
+    contestant: Contestant, split: Split, seed: int, out: Path, weights_dir: Path | None
+) -> dict[str, Float]:
     """Give (N, 1) p_atypical or (N, 8) subtypes' shares on each test set; trained unless they are there."""
     folder = out / contestant.name / split.name
     path = folder / "predictions.json"
@@ -125,7 +133,9 @@ def _predictions(contestant: Contestant, split: Split, seed: int, out: Path) -> 
         return {name: np.array(values) for name, values in stored["shares"].items()}
     log.info("%s, %s: training", contestant.name, split.name)
     folder.mkdir(parents=True, exist_ok=True)
-    network = build(contestant)
+    network = build(contestant, weights_dir)
+    if contestant.network.foundation and contestant.network.adapt == "probe":
+        network, split = _on_features(network, contestant, split, out / "features", weights_dir)
     fit_contestant(contestant, network, split.training, split.validation, seed, folder / "log.csv")
     shares = {name: _shares(contestant, network, crops) for name, crops in split.tests.items()}
     stored = {
@@ -151,7 +161,25 @@ def _p_atypical(contestant: Contestant, shares: Float) -> Float:
     return p
 
 
-def build(contestant: Contestant) -> StudyNet:
+def _on_features(
+    network: StudyNet, contestant: Contestant, split: Split, cache: Path, weights_dir: Path | None
+) -> tuple[StudyNet, Split]:
+    """Run the frozen backbone once over every crop, and leave only the head to train.
+
+    The crops are not augmented then: their features are computed once and kept in ``cache``.
+    """
+    adapted = adapt(str(contestant.network.foundation), weights_dir=weights_dir)
+
+    def features(crops: CropSet) -> CropSet:
+        rows = cached_features(crops.images, adapted, cache)
+        return replace(crops, images=rows)  # type: ignore[arg-type]  # they stand for the crops from here on
+
+    head = StudyNet(nn.Identity(), network.head.in_features, network.head.out_features, 0, (), ())
+    tests = {name: features(crops) for name, crops in split.tests.items()}
+    return head, Split(split.name, features(split.training), features(split.validation), tests)
+
+
+def build(contestant: Contestant, weights_dir: Path | None = None) -> StudyNet:
     """Give a contestant's network with its starting weights.
 
     Raises
@@ -161,7 +189,7 @@ def build(contestant: Contestant) -> StudyNet:
     """
     how = contestant.network
     outputs = 1 if contestant.target == "binary" else len(SUBTYPES)
-    body, width, mean, std = _timm(how) if how.timm else _foundation(how)
+    body, width, mean, std = _timm(how) if how.timm else _foundation(how, weights_dir)
     if how.adapt == "probe":
         body.requires_grad_(requires_grad=False)
     return StudyNet(body, width, outputs, how.input_px, mean, std, how.dropout)
@@ -183,8 +211,13 @@ def _timm(how: Network) -> Built:
     return body, body.num_features, IMAGENET_MEAN, IMAGENET_STD
 
 
-def _foundation(how: Network) -> Built:
-    raise ModelError(f"no foundation model {how.foundation}")
+def _foundation(how: Network, weights_dir: Path | None) -> Built:
+    lora = Lora() if how.adapt == "lora" else None
+    adapted = adapt(str(how.foundation), lora=lora, weights_dir=weights_dir)
+    entry = adapted.foundation
+    if how.input_px != entry.input_px:
+        raise ConfigError(f"{entry.name} wants input_px {entry.input_px}, not {how.input_px}")
+    return adapted.network.backbone, entry.feature_width, entry.mean, entry.std
 
 
 def _figures(p: Float, atypical: npt.NDArray[np.bool_]) -> dict[str, float]:

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 class StudyNet(nn.Module):
     """A backbone that gives features, and a linear head, on crops that are resized in the graph.
 
-    Input uint8 (N, S, S, 3); features (N, D), logits (N, 1) or (N, 8).
+    Input uint8 (N, S, S, 3), or features that were computed before, float (N, D), with an identity for a
+    backbone; logits (N, 1) or (N, 8).
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class StudyNet(nn.Module):
         self.head = nn.Linear(width, outputs)
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255, persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
-        """Resize, normalise, and run the backbone."""
+        """Resize, normalise, and run the backbone; what are features already stays as it is."""
+        if images.ndim == 2:
+            return images
         x = images.permute(0, 3, 1, 2).float()
         if x.shape[-1] != self.input_px:
             x = F.interpolate(x, (self.input_px, self.input_px), mode="bicubic", antialias=True)
@@ -188,11 +191,13 @@ def _epoch(
     losses = []
     for start in range(0, len(crops) - len(crops) % batch or batch, batch):
         index = hard.mix_in(_draw(contestant, targets, order[start : start + batch], rng), rng)
-        images = augment(torch.from_numpy(crops.images[index]).permute(0, 3, 1, 2)).float()
-        images = gaussian_noise(images, contestant.augmentation.noise, rng)
+        images = torch.from_numpy(crops.images[index])
+        if images.ndim == 4:
+            images = augment(images.permute(0, 3, 1, 2)).float().permute(0, 2, 3, 1)
+            images = gaussian_noise(images, contestant.augmentation.noise, rng)
         wanted = targets.values[torch.from_numpy(index)]
         images, mixed = mix_up(images, wanted, contestant.loss.mixup, rng)
-        features = network.features(images.permute(0, 2, 3, 1))
+        features = network.features(images)
         logits = network.head(network.dropout(features))
         loss = _loss(contestant, logits, mixed, weights)
         if contestant.loss.contrastive:
