@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import fakes
@@ -20,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import mitoscan
 from mitoscan import cli
-from mitoscan.errors import ModelError
+from mitoscan.errors import MissingExtraError, ModelError
 from mitoscan.learn.adapt import export_adapter
 from mitoscan.learn.features import cached_features
 from mitoscan.learn.imagenet import load_imagenet
@@ -304,6 +305,20 @@ def test_an_interrupted_extraction_goes_on_where_it_was(weights_dir, tmp_path, m
     assert sum(done) == 2
     assert whole.shape == (6, 48)
     assert cached_features(images[:0], adapted, tmp_path / "cache", device="cpu").shape == (0, 48)
+
+
+@needs_peft
+def test_only_training_with_lora_needs_peft(weights_dir, tmp_path, monkeypatch):
+    adapted = adapt("stand-in", lora=Lora(), weights_dir=weights_dir)
+    export_adapter(adapted, tmp_path / "model", make_binary_card)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtraError, match="peft"):
+        adapt("stand-in", lora=Lora(), weights_dir=weights_dir)
+    adapt("stand-in", weights_dir=weights_dir)
+    images = crops(2)
+    expected = torch.from_numpy(outputs(adapted.network.eval(), images))[:, 0].sigmoid()
+    found = mitoscan.load_classifier(tmp_path / "model", "cpu", weights_dir).predict(images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @needs_peft
