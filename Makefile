@@ -20,7 +20,7 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 docs: $(VENV)/installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q -d build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -d build/docs
 
 check: lint types docs test
 

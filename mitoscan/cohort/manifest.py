@@ -17,7 +17,7 @@ from mitoscan.report.writer import folder_name
 OWN_COLUMNS = ("path", "slide_id", "case_id", "mpp", "roi")
 _SHOWN = 20
 _MAX_BYTES = 2**28
-_REMEDY = "Correct the rows named; see --manifest in the README."
+_REMEDY = "Correct the rows named; see Manifest in docs/cohorts.md."
 
 
 def jobs_of(paths: Sequence[Path], config: ScanConfig, out: Path) -> list[Job]:
