@@ -21,7 +21,7 @@ from mitoscan.learn.benchmark_config import Benchmark, Contestant, Ensemble, Fol
 from mitoscan.learn.benchmark_fit import StudyNet, fit_contestant, predict
 from mitoscan.learn.classifier_metrics import confusion, human_ceiling, subtype_figures
 from mitoscan.learn.data import CropSet, Float, load_amibr
-from mitoscan.learn.evaluate_classifier import TEST_SETS, load_test_sets
+from mitoscan.learn.evaluate_classifier import TEST_SETS, load_test_sets, markdown_table
 from mitoscan.learn.features import cached_features
 from mitoscan.learn.metrics import binary_metrics
 from mitoscan.learn.published import BENCHMARK, SUBTYPE_AUC
@@ -284,7 +284,7 @@ def _write(
     write_atomically(out / "results.csv", results.to_csv(index=False).encode())
     write_atomically(out / "tests.csv", significance(config, results).to_csv(index=False).encode())
     lines = [f"# {config.name}\n", f"{config.description} ({config.source}; seed {config.seed})\n"]
-    lines += [_markdown(table(config, results))]
+    lines += [markdown_table(table(config, results))]
     targets = {c.name: c for c in config.contestants}
     for test, crops in {name: crops for split in splits for name, crops in split.tests.items()}.items():
         curves = {
@@ -296,7 +296,7 @@ def _write(
         for name, found in scores.items():
             if targets[name].target == "subtypes" and (crops.subtype >= 0).any():
                 shares = _mean_of(found, test)
-                lines += [f"\n## Subtypes: {name}, {test}\n", _markdown(_subtypes(shares, crops))]
+                lines += [f"\n## Subtypes: {name}, {test}\n", markdown_table(_subtypes(shares, crops))]
                 plots.confusion_matrix(
                     confusion(shares, crops.subtype), SUBTYPES, out / f"confusion_{name}.png"
                 )
@@ -324,8 +324,3 @@ def _subtypes(shares: Float, crops: CropSet) -> pd.DataFrame:
     rows["published AUC"] = [SUBTYPE_AUC[s] for s in SUBTYPES]
     mean = {"subtype": "mean", "auc": rows["auc"].mean(), "published AUC": rows["published AUC"].mean()}
     return pd.concat([rows, pd.DataFrame([mean])], ignore_index=True).round(4)
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    cells = [list(frame.columns), ["---"] * len(frame.columns), *frame.fillna("").astype(str).to_numpy()]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in cells)

@@ -248,13 +248,13 @@ def _sections(result: Evaluation) -> list[tuple[str, pd.DataFrame]]:
 
 def markdown(result: Evaluation) -> str:
     """Give all tables as Markdown."""
-    parts = []
-    for title, table in _sections(result):
-        cells = [list(table.columns), ["---"] * len(table.columns), *table.fillna("").astype(str).to_numpy()]
-        parts.append(
-            f"## {title}\n\n" + "\n".join(f"| {' | '.join(map(str, row))} |" for row in cells) + "\n"
-        )
-    return "\n".join(parts)
+    return "\n".join(f"## {title}\n\n{markdown_table(table)}\n" for title, table in _sections(result))
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """Give a table as Markdown; what is not there as an empty cell."""
+    cells = [list(table.columns), ["---"] * len(table.columns), *table.fillna("").astype(str).to_numpy()]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in cells)
 
 
 def _write(result: Evaluation, out: Path) -> None:
