@@ -201,7 +201,7 @@ def test_the_synthetic_figures_are_found_and_told_apart(tmp_path, models):
 def test_the_demo_runs_and_says_where_to_look(tmp_path):
     done = command("demo", "-o", tmp_path / "demo", "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    for name in ("overview.png", "findings.csv", "summary.json", "findings.geojson"):
+    for name in ("report.html", "findings.csv", "summary.json", "findings.geojson"):
         assert (tmp_path / "demo" / "results" / "synthetic" / name).is_file()
         assert name in done.stdout
     assert "synthetic" in done.stdout
