@@ -21,10 +21,10 @@ from mitoscan.learn.benchmark_config import Benchmark, Contestant, Ensemble, Fol
 from mitoscan.learn.benchmark_fit import StudyNet, fit_contestant, predict
 from mitoscan.learn.classifier_metrics import confusion, human_ceiling, subtype_figures
 from mitoscan.learn.data import CropSet, Float, load_amibr
-from mitoscan.learn.evaluate_classifier import TEST_SETS, load_test_sets, markdown_table
+from mitoscan.learn.evaluate_classifier import TEST_SETS, load_test_sets, markdown_table, subtype_table
 from mitoscan.learn.features import cached_features
 from mitoscan.learn.metrics import binary_metrics
-from mitoscan.learn.published import BENCHMARK, SUBTYPE_AUC
+from mitoscan.learn.published import BENCHMARK
 from mitoscan.models.adapter import adapt
 from mitoscan.models.card import SUBTYPES, Lora
 from mitoscan.report.atomic import write_atomically
@@ -296,7 +296,8 @@ def _write(
         for name, found in scores.items():
             if targets[name].target == "subtypes" and (crops.subtype >= 0).any():
                 shares = _mean_of(found, test)
-                lines += [f"\n## Subtypes: {name}, {test}\n", markdown_table(_subtypes(shares, crops))]
+                table_of = subtype_table(subtype_figures(shares, crops.subtype))
+                lines += [f"\n## Subtypes: {name}, {test}\n", markdown_table(table_of)]
                 plots.confusion_matrix(
                     confusion(shares, crops.subtype), SUBTYPES, out / f"confusion_{name}.png"
                 )
@@ -317,10 +318,3 @@ def _ceiling(test: str, crops: CropSet) -> list[str]:
         if said
         else []
     )
-
-
-def _subtypes(shares: Float, crops: CropSet) -> pd.DataFrame:
-    rows = pd.DataFrame([vars(s) for s in subtype_figures(shares, crops.subtype)])
-    rows["published AUC"] = [SUBTYPE_AUC[s] for s in SUBTYPES]
-    mean = {"subtype": "mean", "auc": rows["auc"].mean(), "published AUC": rows["published AUC"].mean()}
-    return pd.concat([rows, pd.DataFrame([mean])], ignore_index=True).round(4)

@@ -215,12 +215,13 @@ def figures_table(result: Evaluation) -> pd.DataFrame:
     )
 
 
-def subtype_table(row: Measured) -> pd.DataFrame:
+def subtype_table(subtypes: list[SubtypeFigures]) -> pd.DataFrame:
     """Give one row a subtype, and the mean AUC, beside the published one."""
-    table = pd.DataFrame([asdict(s) for s in row.subtypes])
-    table["published_auc"] = [SUBTYPE_AUC[s.subtype] for s in row.subtypes]
-    mean = {"subtype": "mean", "auc": table["auc"].mean(), "published_auc": table["published_auc"].mean()}
-    return pd.concat([table, pd.DataFrame([mean])], ignore_index=True).round(4)
+    table = pd.DataFrame([asdict(s) for s in subtypes]).round(4)
+    table["published AUC"] = [SUBTYPE_AUC[s.subtype] for s in subtypes]
+    mean = {"subtype": "mean", "auc": table["auc"].mean(), "published AUC": table["published AUC"].mean()}
+    whole = pd.concat([table, pd.DataFrame([mean])], ignore_index=True).round(4)
+    return whole.astype({"n": "Int64"})
 
 
 def _sections(result: Evaluation) -> list[tuple[str, pd.DataFrame]]:
@@ -239,7 +240,7 @@ def _sections(result: Evaluation) -> list[tuple[str, pd.DataFrame]]:
         ]
         sections.append(("Differences on the same crops, 95 % intervals", pd.DataFrame(rows)))
     sections += [
-        (f"Subtypes, one against the rest: {r.model}, {r.data}", subtype_table(r))
+        (f"Subtypes, one against the rest: {r.model}, {r.data}", subtype_table(r.subtypes))
         for r in result.rows
         if r.subtypes
     ]
@@ -253,7 +254,11 @@ def markdown(result: Evaluation) -> str:
 
 def markdown_table(table: pd.DataFrame) -> str:
     """Give a table as Markdown; what is not there as an empty cell."""
-    cells = [list(table.columns), ["---"] * len(table.columns), *table.fillna("").astype(str).to_numpy()]
+    cells = [
+        list(table.columns),
+        ["---"] * len(table.columns),
+        *table.astype(object).where(table.notna(), "").astype(str).to_numpy(),
+    ]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in cells)
 
 
