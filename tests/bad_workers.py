@@ -46,6 +46,8 @@ def by_name(job: Job, report: Report) -> Done | Failed:
         os._exit(7)
     elif kind == "hangs":
         time.sleep(600)
+    elif kind == "slow":
+        time.sleep(1)
     elif kind == "eats":
         hoard = []
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import socket
 import time
 from collections import Counter
@@ -35,6 +36,8 @@ def cluster():
     """Two nodes of one CPU each, and a connection that all engines share, with its warm workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        here = str(Path(__file__).parent)  # where the nodes' processes find ray_work
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
         made = started(nodes=2)
         try:
             ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
