@@ -136,7 +136,7 @@ def test_ctrl_c_and_sigterm_end_it_cleanly_and_it_goes_on_later(tmp_path, signal
     names = ["first", *(f"slow-{n}" for n in range(3))]  # slow: the second signal comes while one still runs
     folder, out = make_slides(tmp_path / "in", *names), tmp_path / "out"
     run = start(folder, out, start_new_session=True)
-    wait_for(lambda: finished(out) >= 1)
+    wait_for(lambda: finished(out) >= 1 and list((out / OWN / "claims").glob("*slow*")))
     workers = workers_of(run)
     for name in signals:
         os.killpg(run.pid, signal.Signals[name])  # as a terminal does: to all of the group
