@@ -27,7 +27,7 @@ from mitoscan.learn.detector_metrics import (
 )
 from mitoscan.learn.fields import Field
 from mitoscan.report.atomic import write_atomically
-from mitoscan.scan.detect import Detector
+from mitoscan.scan.detect import Detector, keep_inside
 from mitoscan.scan.pipeline import scan_area
 from mitoscan.scan.readers import ReaderPool
 from mitoscan.slide.reader import open_slide
@@ -132,7 +132,8 @@ def _alarms_on_slide(detector: Detector, path: Path) -> FalseAlarms:
         info, area = slide.info, scan_area(slide, ScanConfig())
     frame = info.frame(detector.card.mpp)
     with ReaderPool(lambda: open_slide(path), 2) as pool:
-        p = detector.run(detector.plan(frame, info.width_l0, info.height_l0, area), frame, pool)[2]
+        found = detector.run(detector.plan(frame, info.width_l0, info.height_l0, area), frame, pool)
+    p = keep_inside(area, *found)[2]
     return FalseAlarms(path.name, int((p >= detector.threshold).sum()), area_mm2(area, info.known_mpp()))
 
 

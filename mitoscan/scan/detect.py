@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from shapely import MultiPolygon, box
+from shapely import MultiPolygon, box, contains_xy, prepare
 
 from mitoscan.config import Device, PointName
 from mitoscan.models.card import ModelCard
@@ -145,6 +145,13 @@ class Detector:
         near = (x > left - _SLACK_PX) & (x < right + _SLACK_PX)
         near &= (y > top - _SLACK_PX) & (y < bottom + _SLACK_PX)
         return np.stack([x, y, p], axis=1)[near]
+
+
+def keep_inside(area: MultiPolygon, x: Float, y: Float, p: Float) -> tuple[Float, Float, Float]:
+    """Drop what lies outside ``area``, which the tiles reach over; all in level-0 px."""
+    prepare(area)
+    inside = contains_xy(area, x, y)
+    return x[inside], y[inside], p[inside]
 
 
 def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:

@@ -27,7 +27,7 @@ from mitoscan.errors import ConfigError, RoiError
 from mitoscan.models.card import ModelCard
 from mitoscan.scan.candidates import CandidateFiles, FirstStage
 from mitoscan.scan.classify import CLASSIFY_SHARE, Classifier, load_classifier
-from mitoscan.scan.detect import Detector, load_detector
+from mitoscan.scan.detect import Detector, keep_inside, load_detector
 from mitoscan.scan.findings import Identity, Thresholds, build_findings, mark_hotspot
 from mitoscan.scan.gallery import read_crops
 from mitoscan.scan.progress import Progress, Silent
@@ -253,10 +253,8 @@ def _detect(
     frame = info.frame(detector.card.mpp)
     tiles = detector.plan(frame, info.width_l0, info.height_l0, area, config.grid_shift_px)
     progress.start("detecting", len(tiles), tissue_mm2)
-    x, y, p = detector.run(tiles, frame, pool, config.batch_size, progress.advance, check.see_tile)
-    shapely.prepare(area)
-    inside = shapely.contains_xy(area, x, y)
-    return x[inside], y[inside], p[inside]
+    found = detector.run(tiles, frame, pool, config.batch_size, progress.advance, check.see_tile)
+    return keep_inside(area, *found)
 
 
 def _classify(
