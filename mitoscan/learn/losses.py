@@ -60,9 +60,9 @@ def amf_and_subtype(
     logits
         (N, 1 + K).
     atypical
-        float (N,), 0 or 1.
+        float (N,), 0 to 1: the majority's word, or the share of the experts.
     subtype
-        int64 (N,), -1 where unknown.
+        float (N, K), rows that sum to 1, or to 0 where unknown.
     smoothing
         Label smoothing of both.
     subtype_weight
@@ -70,9 +70,9 @@ def amf_and_subtype(
     """
     soft = atypical * (1 - smoothing) + smoothing / 2
     binary = F.binary_cross_entropy_with_logits(logits[:, 0], soft)
-    if subtype_weight == 0 or bool((subtype < 0).all()):
-        return binary
-    eight = F.cross_entropy(logits[:, 1:], subtype, ignore_index=-1, label_smoothing=smoothing)
+    known = subtype.sum(dim=1, keepdim=True)
+    spread = subtype * (1 - smoothing) + known * smoothing / subtype.shape[1]
+    eight = -(spread * logits[:, 1:].log_softmax(dim=1)).sum() / known.sum().clamp(min=1)
     return binary + subtype_weight * eight
 
 

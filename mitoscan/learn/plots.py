@@ -57,7 +57,8 @@ def learning_curve(log: Path, path: Path, figures: Sequence[str]) -> None:
     loss = axes.twinx()
     loss.plot(rows["step"], rows["loss"], color="grey", linestyle=":")
     loss.set_ylabel("training loss (dotted)")
-    axes.legend(loc="lower right")
+    if figures:
+        axes.legend(loc="lower right")
     _save(figure, path)
 
 

@@ -47,7 +47,7 @@ def train_from_config(
     command, source = f"mitoscan train {task} {Path(name).stem}", Path(name).stem
 
     def stepped(done: int) -> None:
-        on_step(done, config.steps)
+        on_step(done, config.total_steps)
 
     if isinstance(config, ClassifierTraining):
         train_classifier(config, data, out, command, source, stepped)
