@@ -44,6 +44,10 @@ def evaluate_detector(
         bool,
         typer.Option("--unlabelled/--no-unlabelled", help="Count false alarms on unlabelled fields too."),
     ] = False,
+    held_out_of: Annotated[
+        str | None,
+        typer.Option(help="Of the unlabelled fields only those that this training config holds out."),
+    ] = None,
     shifts: Annotated[
         bool, typer.Option("--shifts/--no-shifts", help="Measure again under JPEG, hue and mpp shifts.")
     ] = False,
@@ -57,7 +61,7 @@ def evaluate_detector(
     """Match detections to labels within 7.5 µm: F1, average precision, FROC, with 95 % intervals by slide."""
     from mitoscan.learn.config import CocoFile
     from mitoscan.learn.evaluate_detector import evaluate_detector
-    from mitoscan.learn.fields import load_coco, load_fields, only_slides
+    from mitoscan.learn.fields import load_coco, load_fields, load_unlabelled, only_slides
     from mitoscan.scan.detect import load_detector
 
     detector = load_detector(model, device.value, threshold, operating_point.value)
@@ -70,7 +74,7 @@ def evaluate_detector(
         detector,
         fields,
         out,
-        negatives=load_fields(data / "detection", labelled=False) if unlabelled else (),
+        negatives=load_unlabelled(data, held_out_of) if unlabelled or held_out_of else (),
         negative_slides=negative or (),
         shifts=shifts,
         seed=seed,

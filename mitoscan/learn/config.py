@@ -62,6 +62,25 @@ class CocoFile(Frozen):
     """µm per level-0 px; None: what each picture states."""
 
 
+class DoubtfulPoint(Frozen):
+    """A place in an unlabelled field that may be a mitotic figure: neither to learn nor to mine."""
+
+    slide: str
+    x: float
+    """px of the field."""
+    y: float
+
+
+class NegativeFields(Frozen):
+    """Unlabelled fields with next to no mitotic figures (data sets named ``…_unlabelled``) to learn from."""
+
+    fields: str = "detection"
+    """Folder with ``fields.csv`` and ``points.csv``, relative to the data folder."""
+    hold_out: tuple[str, ...]
+    """Slides that are not learnt from, so that false alarms can be counted on them."""
+    doubtful: tuple[DoubtfulPoint, ...] = ()
+
+
 class DetectorTraining(TrainConfig):
     """Training of a heat-map detector."""
 
@@ -81,6 +100,19 @@ class DetectorTraining(TrainConfig):
     on_hard_negatives: float = Field(default=0.3, ge=0, le=1)
     on_mosaics: float = Field(default=0.0, ge=0, le=1)
     """Share of the batch that is put together from AMi-Br's training crops, for their many scanners."""
+    look_alikes: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a mosaic's crops that show a look-alike of the fields, a mined place or anything negative."""
+    negatives: NegativeFields | None = None
+    on_negatives: float = Field(default=0.0, ge=0, le=1)
+    """Share of the batch that is drawn anywhere on the unlabelled fields."""
+    start_from: str | None = None
+    """A model (shipped name, or folder) whose weights to start from. None: ImageNet's."""
+    mine_with: str | None = None
+    """A model whose false calls on the training fields to learn from."""
+    mined_from: float = Field(default=0.1, gt=0, lt=1)
+    """Least score of a false call that is mined."""
+    on_mined: float = Field(default=0.0, ge=0, le=1)
+    """Share of the batch that is drawn about mined places, the higher their score the more often."""
     validation_slides: tuple[str, ...]
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mitoscan.errors import ConfigError
 from mitoscan.learn.augment import (
     colour_mixing,
     random_affine,
@@ -20,18 +24,23 @@ from mitoscan.learn.augment import (
 from mitoscan.learn.config import DetectorTraining
 from mitoscan.learn.data import load_amibr
 from mitoscan.learn.detector_metrics import LOWEST_P, Matched, match_field, pooled
-from mitoscan.learn.fields import Field, load_datasets, refuse_leak
+from mitoscan.learn.fields import Field, load_datasets, load_negatives, refuse_leak
 from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import gaussian_targets, heatmap_focal
 from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, round_down
-from mitoscan.learn.sampling import CropSampler
+from mitoscan.learn.sampling import CropSampler, Place
 from mitoscan.learn.train import Validation, export, fit, new_card
-from mitoscan.models.card import ModelCard, OperatingPoint
+from mitoscan.models.card import ModelCard, OperatingPoint, checked_weights
 from mitoscan.models.networks import STRIDE, HeatmapNet, Probabilities
-from mitoscan.models.runtime import Runtime, TorchRuntime
+from mitoscan.models.runtime import Runtime, TorchRuntime, load_network
+from mitoscan.models.zoo import find_model
+from mitoscan.report.atomic import write_atomically
 from mitoscan.scan.merge import merge
 from mitoscan.scan.peaks import find_peaks
 
+log = logging.getLogger(__name__)
+
+MINED = "mined.csv"
 DOUBTFUL_RADIUS_UM = 12.0
 MARGIN_PX = 96
 """Half of what neighbouring tiles share, work px; measured in benchmarks/borders.py."""
@@ -57,7 +66,7 @@ def train_detector(
     data
         Folder that the config's data sets are relative to, with ``amf/`` for mosaics.
     out
-        The model's folder; gets ``log.csv`` too.
+        The model's folder; gets ``log.csv`` too, and ``mined.csv`` where places are mined.
     command, source
         What was called with which config; noted in the card.
     on_step
@@ -71,15 +80,20 @@ def train_detector(
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     training, validation = load_datasets(config, data)
+    negatives, held_out = load_negatives(config, data)
     crops = load_amibr(data / "amf", "train") if config.on_mosaics else None
     mosaics = [] if crops is None else list(crops.slide)
-    refuse_leak([f.slide for f in training] + mosaics, [f.slide for f in validation])
-    sampler = CropSampler(training, config, crops)
-    network = HeatmapNet(config.backbone, config.mean, config.std)
-    load_imagenet(network, config.backbone)
+    learnt = [f.slide for f in training + negatives] + mosaics
+    refuse_leak(learnt, [f.slide for f in validation + held_out])
+    mined = None
+    if config.mine_with is not None:
+        mined = mine(_runtime(_load(config.mine_with)), training + negatives, config.mined_from)
+        _note_mined(*mined, out)
+    sampler = CropSampler(training, config, crops, negatives, mined)
+    network = start(config)
 
     def validate(average: nn.Module) -> Validation:
-        found = pooled(detect_all(TorchRuntime(Probabilities(average), "cpu"), validation))
+        found = pooled(detect_all(_runtime(average), validation))
         threshold = found.best_threshold()
         precision, recall, f1 = found.at(threshold)
         return {
@@ -95,9 +109,79 @@ def train_detector(
 
     average = fit(network, config, rng, batch_loss, validate, out, best_by="ap", on_step=on_step)
     assert isinstance(average, HeatmapNet)  # noqa: S101  # what fit was given
-    calibrate(average, pooled(detect_all(TorchRuntime(Probabilities(average), "cpu"), validation)))
-    found = detect_all(TorchRuntime(Probabilities(average), "cpu"), validation)
+    calibrate(average, pooled(detect_all(_runtime(average), validation)))
+    found = detect_all(_runtime(average), validation)
     return export(average, out, ("ap", "f1"), lambda sha, n: _card(config, found, command, source, sha, n))
+
+
+def start(config: DetectorTraining) -> HeatmapNet:
+    """Give the network to train, with ImageNet's weights or those of ``config.start_from``.
+
+    Raises
+    ------
+    ConfigError
+        When the model to start from is no detector with the config's backbone.
+    """
+    if config.start_from is None:
+        network = HeatmapNet(config.backbone, config.mean, config.std)
+        load_imagenet(network, config.backbone)
+        return network
+    return _load(config.start_from, config.backbone)
+
+
+def _load(name_or_folder: str, backbone: str | None = None) -> HeatmapNet:
+    folder, card = find_model(name_or_folder, "detector")
+    if backbone is not None and card.backbone != backbone:
+        raise ConfigError(f"{name_or_folder} is a {card.backbone}, not a {backbone}")
+    network = load_network(checked_weights(folder, card), card).network
+    if not isinstance(network, HeatmapNet):
+        raise ConfigError(f"{name_or_folder} has no heat map to train on")
+    return network
+
+
+def _runtime(network: nn.Module) -> Runtime:
+    return TorchRuntime(Probabilities(network).eval(), "cpu")
+
+
+def mine(
+    runtime: Runtime, fields: Sequence[Field], least: float
+) -> tuple[list[Place], npt.NDArray[np.float64]]:
+    """Find what a detector wrongly calls: places that are near no figure and nothing doubtful.
+
+    Parameters
+    ----------
+    runtime
+        Of the detector.
+    fields
+        Training fields, with and without labels.
+    least
+        Lowest score, 0 to 1.
+
+    Returns
+    -------
+    places
+        One for each false call.
+    scores
+        float64 (N,).
+    """
+    matched = detect_all(runtime, list(fields), least)
+    false = [(m, i) for m in matched for i in np.flatnonzero((m.figure < 0) & ~m.ignored)]
+    return [Place(m.field, m.xy[i]) for m, i in false], np.array([m.p[i] for m, i in false])
+
+
+def _note_mined(places: Sequence[Place], scores: npt.NDArray[np.float64], out: Path) -> None:
+    """Write what was mined, the highest score first: worth a look before it is learnt as no figure."""
+    columns = {
+        "field": [p.field.name for p in places],
+        "slide": [p.field.slide for p in places],
+        "x": [p.xy[0] for p in places],
+        "y": [p.xy[1] for p in places],
+        "p_mitosis": scores.round(4),
+    }
+    table = pd.DataFrame(columns).sort_values("p_mitosis", ascending=False)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / MINED, table.to_csv(index=False).encode())
+    log.info("%d places mined, see %s", len(table), out / MINED)
 
 
 def calibrate(network: HeatmapNet, found: Detections) -> None:

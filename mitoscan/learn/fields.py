@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,9 @@ import pandas as pd
 from pydantic import Field as Limits
 from pydantic import ValidationError
 
-from mitoscan.config import Frozen, faults
-from mitoscan.errors import DataError
-from mitoscan.learn.config import CocoFile, DetectorTraining
+from mitoscan.config import Frozen, faults, load_config
+from mitoscan.errors import ConfigError, DataError
+from mitoscan.learn.config import CocoFile, DetectorTraining, TrainFile
 from mitoscan.learn.data import Float, UInt8, read_image, read_table
 from mitoscan.slide.base import Slide
 from mitoscan.slide.reader import open_slide
@@ -275,6 +275,46 @@ def load_datasets(config: DetectorTraining, data: Path) -> tuple[list[Field], li
     held_out, unwanted = set(config.validation_slides), set(config.leave_out_datasets)
     train = [f for f in fields if f.slide not in held_out and f.dataset not in unwanted]
     return train, validation
+
+
+def load_negatives(config: DetectorTraining, data: Path) -> tuple[list[Field], list[Field]]:
+    """Read the unlabelled fields of ``config``, if any: those to learn from, and those held out.
+
+    Raises
+    ------
+    DataError
+        When a file is missing or faulty, or a slide named in the config has no such field.
+    """
+    spec = config.negatives
+    if spec is None:
+        return [], []
+    fields = load_fields(data / spec.fields, labelled=False)
+    held_out = only_slides(fields, spec.hold_out, data / spec.fields) if spec.hold_out else []
+    only_slides(fields, [d.slide for d in spec.doubtful], data / spec.fields)
+    train = []
+    for field in fields:
+        if field.slide not in spec.hold_out:
+            points = [(d.x, d.y) for d in spec.doubtful if d.slide == field.slide]
+            train.append(replace(field, doubtful=np.array(points, np.float64).reshape(-1, 2)))
+    return train, held_out
+
+
+def load_unlabelled(data: Path, held_out_of: str | None = None) -> list[Field]:
+    """Read the unlabelled fields of ``data/detection``, or only those that a training config holds out.
+
+    Raises
+    ------
+    ConfigError
+        When the config is faulty or holds no unlabelled fields out.
+    DataError
+        When a file is missing or faulty.
+    """
+    if held_out_of is None:
+        return load_fields(data / "detection", labelled=False)
+    config = load_config(TrainFile, held_out_of).train
+    if not isinstance(config, DetectorTraining) or config.negatives is None:
+        raise ConfigError(f"{held_out_of} holds no unlabelled fields out")
+    return load_negatives(config, data)[1]
 
 
 def refuse_leak(train: Sequence[str], validation: Sequence[str]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -67,59 +70,125 @@ class HardExamples:
         return result
 
 
+class Place(NamedTuple):
+    """Somewhere on a field."""
+
+    field: Field
+    xy: Float
+    """(2,): px of the field."""
+
+
 class CropSampler:
     """Draws square regions: of the fields about figures, about hard negatives or anywhere, and mosaics.
 
     Regions are 1.7 times the network's crop, so that a rotated and shrunken crop still fits in. A mosaic is
     a region put together from classifier crops, each of which has a figure at its centre and may show
-    others of the same slide.
+    others of the same slide; some of its crops may be look-alikes from the fields.
+
+    Parameters
+    ----------
+    fields
+        Labelled fields.
+    config
+        The shares of each kind.
+    crops
+        For the mosaics.
+    negatives
+        Fields without figures.
+    mined
+        Places that a detector wrongly called, and its score for each (N,).
     """
 
-    def __init__(self, fields: list[Field], config: DetectorTraining, crops: CropSet | None = None) -> None:
+    def __init__(
+        self,
+        fields: list[Field],
+        config: DetectorTraining,
+        crops: CropSet | None = None,
+        negatives: Sequence[Field] = (),
+        mined: tuple[Sequence[Place], Float] | None = None,
+    ) -> None:
         self.fields = fields
-        self._crops = crops
-        self._neighbours = [] if crops is None else neighbours(crops)
         self.config = config
         self.side = 2 * round(config.crop_px * 1.7 / 2)
-        self._figures = [(i, xy) for i, f in enumerate(fields) for xy in f.figures]
-        self._negatives = [(i, xy) for i, f in enumerate(fields) for xy in f.hard_negatives]
+        self._crops = crops
+        self._neighbours = [] if crops is None else neighbours(crops)
+        self._tiles = list(negatives)
+        self._figures = [Place(f, xy) for f in fields for xy in f.figures]
+        self._hard = [Place(f, xy) for f in fields for xy in f.hard_negatives]
+        places, scores = ([], np.empty(0)) if mined is None else mined
+        self._mined, self._weight = list(places), scores / max(scores.sum(), 1e-9)
 
     def draw(self, rng: np.random.Generator) -> tuple[UInt8, Float, Float]:
         """One region: uint8 (side, side, 3), its figures and its doubtful points, px from its centre."""
-        if self._crops is not None and rng.random() < self.config.on_mosaics:
-            return self._mosaic(self._crops, rng)
+        mosaics = self.config.on_mosaics if self._crops is not None else 0.0
+        negatives = self.config.on_negatives if self._tiles else 0.0
+        mined = self.config.on_mined if self._mined else 0.0
         kind = rng.random()
-        jitter = rng.uniform(-0.35, 0.35, 2) * self.config.crop_px
-        if kind < self.config.on_figures:
-            field, xy = self._figures[rng.integers(len(self._figures))]
-        elif kind < self.config.on_figures + self.config.on_hard_negatives:
-            field, xy = self._negatives[rng.integers(len(self._negatives))]
+        if self._crops is not None and kind < mosaics:
+            return self._mosaic(self._crops, rng)
+        if kind < mosaics + negatives:
+            place = self._anywhere(self._tiles, rng)
+        elif kind < mosaics + negatives + mined:
+            place = self._draw_mined(rng)
         else:
-            field = int(rng.integers(len(self.fields)))
-            pixels = self.fields[field].pixels
-            xy = rng.uniform(0, (pixels.width, pixels.height))
-        chosen = self.fields[field]
-        centre = np.round(xy + jitter)
-        return (
-            chosen.pixels.cut(centre, self.side),
-            chosen.figures - centre,
-            chosen.doubtful - centre,
-        )
+            place = self._on_fields(rng)
+        centre = np.round(place.xy + rng.uniform(-0.35, 0.35, 2) * self.config.crop_px)
+        field = place.field
+        return field.pixels.cut(centre, self.side), field.figures - centre, field.doubtful - centre
+
+    def _on_fields(self, rng: np.random.Generator) -> Place:
+        kind = rng.random()
+        if kind < self.config.on_figures:
+            return self._figures[rng.integers(len(self._figures))]
+        if kind < self.config.on_figures + self.config.on_hard_negatives and self._hard:
+            return self._hard[rng.integers(len(self._hard))]
+        return self._anywhere(self.fields, rng)
+
+    def _anywhere(self, fields: Sequence[Field], rng: np.random.Generator) -> Place:
+        field = fields[int(rng.integers(len(fields)))]
+        return Place(field, rng.uniform(0, (field.pixels.width, field.pixels.height)))
+
+    def _draw_mined(self, rng: np.random.Generator) -> Place:
+        return self._mined[rng.choice(len(self._mined), p=self._weight)]
+
+    def _look_alike(self, rng: np.random.Generator) -> Place:
+        """Give a mined place, a hard negative or a place without labels; each kind has the same chance."""
+        kinds = [k for k in (self._mined, self._hard, self._tiles) if k]
+        kind = kinds[int(rng.integers(len(kinds)))] if kinds else self.fields
+        if kind is self._mined:
+            return self._draw_mined(rng)
+        if kind is self._hard:
+            return self._hard[rng.integers(len(self._hard))]
+        return self._anywhere(self._tiles or self.fields, rng)
 
     def _mosaic(self, crops: CropSet, rng: np.random.Generator) -> tuple[UInt8, Float, Float]:
         """Put crops of chance together; the seams' place is left to chance too."""
         size = crops.images.shape[1]
         across = -(-self.side // size) + 1
-        chosen = rng.integers(len(crops), size=(across, across))
-        whole = np.concatenate([np.concatenate(list(crops.images[row]), axis=1) for row in chosen])
-        corners = np.stack(np.meshgrid(np.arange(across), np.arange(across)), -1).reshape(-1, 2) * size
-        points = [
-            corner + size / 2 + self._neighbours[i] for corner, i in zip(corners, chosen.ravel(), strict=True)
-        ]
+        whole = np.empty((across * size, across * size, 3), np.uint8)
+        figures, doubtful = [], []
+        for row, column in np.ndindex(across, across):
+            picture, shown, unsure = self._mosaic_crop(crops, rng)
+            whole[row * size : (row + 1) * size, column * size : (column + 1) * size] = picture
+            middle = np.array([column + 0.5, row + 0.5]) * size
+            figures.append(middle + shown)
+            doubtful.append(middle + unsure)
         left, top = rng.integers(0, across * size - self.side + 1, 2)
         region = whole[top : top + self.side, left : left + self.side]
-        figures = np.concatenate(points) - (left, top) - self.side / 2
-        return region, figures, np.empty((0, 2))
+        centre = np.array([left, top]) + self.side / 2
+        return region, np.concatenate(figures) - centre, np.concatenate(doubtful) - centre
+
+    def _mosaic_crop(self, crops: CropSet, rng: np.random.Generator) -> tuple[UInt8, Float, Float]:
+        """One crop: its pixels, its figures and its doubtful points, px from its centre."""
+        size = crops.images.shape[1]
+        if rng.random() >= self.config.look_alikes:
+            i = rng.integers(len(crops))
+            return crops.images[i], self._neighbours[i], np.empty((0, 2))
+        field, xy = self._look_alike(rng)
+        centre = np.round(xy + rng.uniform(-0.1, 0.1, 2) * size)
+        figures, doubtful = field.figures - centre, field.doubtful - centre
+        figures, doubtful = (p[(np.abs(p) < size / 2).all(axis=1)] for p in (figures, doubtful))
+        return field.pixels.cut(centre, size), figures, doubtful
 
 
 def neighbours(crops: CropSet) -> list[Float]:
