@@ -142,6 +142,24 @@ def test_the_evaluation_leaves_tables_that_say_what_was_measured(tmp_path):
     }
 
 
+def test_folds_of_one_training_are_summed_up_at_one_half_whatever_their_cards_say(tmp_path):
+    models = {"x-fold0": fake(0.99), "x-fold1": Classifier(card("classifier"), never_sure), "x": fake()}
+    result = evaluate_classifiers(models, {"AtNorM-Br": crops()}, tmp_path, resamples=30)
+    (row,) = result.folds
+    assert (row.model, row.data, row.folds) == ("x", "AtNorM-Br", 2)
+    assert row.mean == {"balanced_accuracy": 0.75, "auroc": 0.75, "sensitivity": 0.5, "specificity": 1.0}
+    assert row.sd["balanced_accuracy"] == pytest.approx(0.25 * np.sqrt(2))
+    text = markdown(result)
+    assert "| x (this tool, 2 folds) | not measured | 0.7500±0.3536 / 0.7500±0.3536 | not measured |" in text
+    assert "| x (this tool, one model) |" in text
+    assert "| x-fold0 (this tool, one model) |" not in text
+    assert [c.other for c in result.comparisons] == ["x"]
+
+
+def never_sure(images):
+    return np.full((len(images), 9), 0.25, np.float32)
+
+
 def atnorm(folder, *names: str) -> None:
     for i, name in enumerate(names):
         kind = folder / "AtNorM-MD" / ("Atypical" if i % 2 else "Normal")

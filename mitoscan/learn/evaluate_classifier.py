@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from mitoscan.learn.classifier_metrics import (
     with_intervals,
 )
 from mitoscan.learn.data import CropSet, load_amibr, load_atnorm
+from mitoscan.learn.metrics import binary_metrics
 from mitoscan.learn.published import BENCHMARK, SUBTYPE_AUC
 from mitoscan.models.card import SUBTYPES
 from mitoscan.report.atomic import write_atomically
@@ -79,12 +81,28 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class FoldsMeasured:
+    """The folds of one training on one set, at threshold ½ as published: mean and standard deviation."""
+
+    model: str
+    data: str
+    folds: int
+    mean: dict[str, float]
+    sd: dict[str, float]
+
+    def cell(self, figure: str) -> str:
+        """Mean ± sd."""
+        return f"{self.mean[figure]:.4f}±{self.sd[figure]:.4f}"
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All that was measured."""
 
     rows: list[Measured]
     comparisons: list[Comparison]
     experts: dict[str, list[ExpertFigures]]
+    folds: list[FoldsMeasured] = field(default_factory=list)
 
 
 def evaluate_classifiers(
@@ -100,7 +118,8 @@ def evaluate_classifiers(
     Parameters
     ----------
     classifiers
-        By name; the first is compared with each of the others.
+        By name; the first is compared with each of the others. Folds of one training, NAME-fold0 and so on as
+        ``mitoscan train classifier`` names them, are summed up besides.
     sets
         Labelled crops by name; see ``load_test_sets``.
     out
@@ -119,14 +138,15 @@ def evaluate_classifiers(
     for (model, data), scores in p.items():
         rows.append(_measure(model, classifiers[model], data, sets[data], scores, resamples, seed, out))
         first = next(iter(classifiers))
-        if model != first:
+        of_one_training = _is_fold(model) and _family(model) == _family(first)
+        if model != first and not of_one_training:
             thresholds = classifiers[first].threshold, classifiers[model].threshold
             gap = paired_difference(
                 p[first, data], scores, thresholds, sets[data], resamples=resamples, seed=seed
             )
             comparisons.append(Comparison(first, model, data, gap))
     experts = {name: human_ceiling(crops.votes) for name, crops in sets.items()}
-    result = Evaluation(rows, comparisons, {k: v for k, v in experts.items() if v})
+    result = Evaluation(rows, comparisons, {k: v for k, v in experts.items() if v}, measure_folds(p, sets))
     for data, crops in sets.items():
         curves = {m: (p[m, data], crops.atypical) for m in classifiers}
         plots.roc(curves, data, out / f"roc_{_slug(data)}.png")
@@ -176,6 +196,44 @@ def _measure(
     )
 
 
+def _family(model: str) -> str:
+    """Name of the training that a fold is of; any other model's own name."""
+    return re.sub(r"-fold\d+$", "", model)
+
+
+def _is_fold(model: str) -> bool:
+    return _family(model) != model
+
+
+def measure_folds(p: Mapping[tuple[str, str], Float], sets: Mapping[str, CropSet]) -> list[FoldsMeasured]:
+    """Sum up the folds of each training on each set, at threshold ½.
+
+    Parameters
+    ----------
+    p
+        p_atypical, (N,), by model and set.
+    sets
+        The crops by name.
+    """
+    found = []
+    for family in dict.fromkeys(_family(model) for model, _ in p):
+        for data, crops in sets.items():
+            members = [v for (m, d), v in p.items() if d == data and _is_fold(m) and _family(m) == family]
+            if len(members) < 2:
+                continue
+            figures = [asdict(binary_metrics(v, crops.atypical, 0.5)) for v in members]
+            found.append(
+                FoldsMeasured(
+                    model=family,
+                    data=data,
+                    folds=len(members),
+                    mean={name: float(np.mean([f[name] for f in figures])) for name in figures[0]},
+                    sd={name: float(np.std([f[name] for f in figures], ddof=1)) for name in figures[0]},
+                )
+            )
+    return found
+
+
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in name)
 
@@ -186,7 +244,17 @@ def published_table(result: Evaluation) -> pd.DataFrame:
         [row.model, *(f"{ba:.4f} / {auc:.4f}" for ba, auc in (row.amibr, row.atnorm_br, row.atnorm_md))]
         for row in BENCHMARK
     ]
+    for model in dict.fromkeys(f.model for f in result.folds):
+        of = {f.data: f for f in result.folds if f.model == model}
+        cells = [
+            f"{of[d].cell('balanced_accuracy')} / {of[d].cell('auroc')}" if d in of else "not measured"
+            for d in TEST_SETS
+        ]
+        table.append([f"{model} (this tool, {next(iter(of.values())).folds} folds)", *cells])
+    in_folds = {f.model for f in result.folds}
     for model in dict.fromkeys(row.model for row in result.rows):
+        if _is_fold(model) and _family(model) in in_folds:
+            continue
         own = {r.data: r.figures for r in result.rows if r.model == model}
         cells = [
             f"{own[d]['balanced_accuracy'].value:.4f} / {own[d]['auroc'].value:.4f}"
@@ -215,6 +283,17 @@ def figures_table(result: Evaluation) -> pd.DataFrame:
     )
 
 
+def folds_table(result: Evaluation) -> pd.DataFrame:
+    """Give mean ± sd over folds of the four figures that are published."""
+    return pd.DataFrame(
+        [
+            {"model": f.model, "data": f.data, "folds": f.folds}
+            | {name.replace("_", " "): f.cell(name) for name in f.mean}
+            for f in result.folds
+        ]
+    )
+
+
 def subtype_table(subtypes: list[SubtypeFigures]) -> pd.DataFrame:
     """Give one row a subtype, and the mean AUC, beside the published one."""
     table = pd.DataFrame([asdict(s) for s in subtypes]).round(4)
@@ -229,6 +308,8 @@ def _sections(result: Evaluation) -> list[tuple[str, pd.DataFrame]]:
         ("Balanced accuracy / AUROC beside the published ones (five-fold means)", published_table(result)),
         ("All figures at the card's threshold, 95 % intervals", figures_table(result)),
     ]
+    if result.folds:
+        sections.insert(1, ("Folds at threshold ½, mean ± sd", folds_table(result)))
     if result.experts:
         rows = [{"data": d, **asdict(e)} for d, experts in result.experts.items() for e in experts]
         sections.append(("Experts, each against the majority of the others", pd.DataFrame(rows).round(4)))
