@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 
 import numpy as np
@@ -17,7 +18,9 @@ from mitoscan.learn import benchmark as bench
 from mitoscan.learn.benchmark import run_benchmark, significance, table
 from mitoscan.learn.benchmark_config import Benchmark, BenchmarkFile, Contestant
 from mitoscan.learn.benchmark_fit import fit_contestant, predict
+from mitoscan.learn.data import load_amibr
 from mitoscan.models.foundation import FOUNDATIONS
+from mitoscan.scan.classify import load_classifier
 
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="needs the extra mitoscan[train]")
 RNG = np.random.default_rng(3)
@@ -68,7 +71,7 @@ def test_a_benchmark_trains_each_fold_once_and_says_mean_and_sd(amibr, tmp_path,
     assert (out / "a" / "fold0" / "log.csv").is_file()
     assert len(pd.read_csv(out / "tests.csv")) == 2  # the baseline and b, by two figures
 
-    def never(_):
+    def never(*_):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(bench, "build", never)
@@ -112,6 +115,8 @@ def test_a_domain_left_out_is_tested_on_and_never_trained_on(amibr, tmp_path):
         assert split.name not in set(split.training.domain) | set(split.validation.domain)
     results = run_benchmark(plan, amibr, tmp_path / "out")
     assert set(results["split"]) == {"MIDOG21", "TUPAC16"}
+    (mean,) = table(plan, results)["mean over domains"]
+    assert mean.startswith(f"{results['balanced_accuracy'].mean():.4f}±")
 
 
 def contestant(**values) -> Contestant:
@@ -156,12 +161,23 @@ def test_a_foundation_model_joins_in_by_probe_and_by_lora(amibr, tmp_path, monke
     out = tmp_path / "out"
     assert len(run_benchmark(plan, amibr, out, weights_dir=weights)) == 2
     assert (out / "features").exists() == (adapt == "probe")  # a frozen backbone is run once
-    built = bench.build(plan.contestants[0], weights)
+    adapted = bench._adapted(plan.contestants[0].network, weights)
+    built = bench.build(plan.contestants[0], adapted)
     trained = {n for n, p in built.named_parameters() if p.requires_grad}
     assert all("lora" in n or n.startswith("head") for n in trained)
     assert any("lora" in n for n in trained) == (adapt == "lora")
     with pytest.raises(ConfigError, match="wants input_px 32, not 224"):
-        bench.build(contestant(network=network | {"input_px": 224}), weights)
+        bench._adapted(contestant(network=network | {"input_px": 224}).network, weights)
+
+    # Each fold is a classifier like any other, and gives what the benchmark measured.
+    model = out / adapt / "fold0" / "model"
+    assert sum(f.stat().st_size for f in model.iterdir()) < 200_000  # never the backbone
+    classifier = load_classifier(model, "cpu", weights)
+    assert classifier.card.adaptation == adapt
+    assert classifier.card.name == f"{adapt}-fold0"
+    test = load_amibr(amibr, "test")
+    stored = json.loads((out / adapt / "fold0" / "predictions.json").read_text())["shares"]["AMi-Br test"]
+    np.testing.assert_allclose(classifier.predict(test.images), np.ravel(stored), atol=1e-4)
 
 
 def test_significance_of_a_planted_difference():

@@ -21,11 +21,13 @@ from mitoscan.learn.classifier_metrics import (
     resampled,
     subtype_figures,
     with_intervals,
+    within_label,
 )
 from mitoscan.learn.data import CropSet, load_atnorm
 from mitoscan.learn.evaluate_classifier import evaluate_classifiers, load_test_sets, markdown
 from mitoscan.models.card import SUBTYPES
 from mitoscan.scan.classify import Classifier
+from mitoscan.scan.findings import SUBTYPE_COLUMNS, best_subtypes
 
 RNG = np.random.default_rng(1)
 
@@ -113,9 +115,24 @@ def test_subtypes_one_against_the_rest():
     assert by_name["prometaphase"].sensitivity == 0.5
     assert by_name["metaphase"].ppv == 0.5
     assert np.isnan(by_name["ring"].auc)
-    assert confusion(p, truth).sum() == 3
-    assert confusion(p, truth)[0, 1] == 1
+    counts = confusion(p.argmax(axis=1), truth)
+    assert counts.sum() == 3
+    assert counts[0, 1] == 1
     assert atypical_from_subtypes(np.eye(8)).tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_subtypes_are_called_as_a_scan_calls_them_within_their_label():
+    shares = np.full((3, 8), 0.05)
+    shares[:, SUBTYPES.index("metaphase")] = 0.5
+    shares[:, SUBTYPES.index("multipolar")] = 0.15
+    called = within_label(np.array([0.9, 0.3, 0.1]), shares, 0.3)
+    assert [SUBTYPES[k] for k in called] == ["multipolar", "multipolar", "metaphase"]
+    scan = pd.DataFrame(shares, columns=SUBTYPE_COLUMNS).assign(label=["AMF", "AMF", "NMF"])
+    assert list(best_subtypes(scan)) == [SUBTYPES[k] for k in called]
+    (multipolar,) = [
+        s for s in subtype_figures(shares, np.array([5, 5, 1]), called) if s.subtype == "multipolar"
+    ]
+    assert multipolar.sensitivity == 1
 
 
 def test_the_evaluation_leaves_tables_that_say_what_was_measured(tmp_path):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from mitoscan.errors import ConfigError, DataError, OutputError
 from mitoscan.learn.augment import (
@@ -27,6 +28,7 @@ from mitoscan.learn.run import train_from_config
 from mitoscan.learn.sampling import CropSampler, class_balanced, neighbours
 from mitoscan.models.card import checked_weights, load_card
 from mitoscan.models.networks import CropNet
+from mitoscan.models.zoo import find_model
 
 RNG = np.random.default_rng(0)
 COMMON = {"name": "t", "description": "t", "steps": 2, "batch": 4, "learning_rate": 1e-3, "weight_decay": 0.0}
@@ -289,7 +291,13 @@ def test_training_writes_a_usable_model_and_refuses_to_overwrite(tmp_path, task)
 @pytest.mark.usefixtures("amibr")
 def test_folds_train_one_after_the_other_and_choose_the_operating_point_together(tmp_path):
     values = {**COMMON, "soft_labels": True, "mixup": 0.4}
-    values |= {"folds": 3, "fold": "null", "resize_px": 64, "start_from": "detector-lite0"}
+    values |= {
+        "folds": 3,
+        "fold": "null",
+        "resize_px": 64,
+        "start_from": "detector-lite0",
+        "frozen_blocks": 3,
+    }
     lines = "".join(f"  {k}: {v}\n" for k, v in values.items())
     config = tmp_path / "tiny.yaml"
     config.write_text(f"train:\n  task: classifier\n{lines}")
@@ -302,6 +310,18 @@ def test_folds_train_one_after_the_other_and_choose_the_operating_point_together
     assert "detector-lite0" in card.training.data  # what the trunk saw is said
     assert "MITOS-ATYPIA-14" in card.training.data
     assert card.resize_px == 64
+    ours, theirs = (
+        load_file(folder / "model.safetensors") for folder in (out, find_model(None, "detector")[0])
+    )
+    for name, layer in (("stem.1.running_mean", "bn1.running_mean"), ("stem.0.weight", "conv_stem.weight")):
+        assert torch.equal(ours[f"backbone.{layer}"], theirs[name])
+    for name in ("2.1.conv_pwl.weight", "2.1.bn3.running_var"):  # the end of the last frozen block
+        assert torch.equal(ours[f"backbone.blocks.{name}"], theirs[f"to_stride8.{name}"])
+    assert any(
+        not torch.equal(ours[f"backbone.blocks.{k[12:]}"], v)
+        for k, v in theirs.items()
+        if k.startswith("to_stride16")
+    )
     folds = [load_card(out / f"fold{k}") for k in range(3)]
     assert len({f.sha256 for f in folds} | {card.sha256}) == 4
     slides = [set(pd.read_csv(out / f"fold{k}" / "held_out.csv")["slide"]) for k in range(3)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 
 from mitoscan.errors import ConfigError, ModelError
 from mitoscan.learn import plots
+from mitoscan.learn.adapt import export_adapter
 from mitoscan.learn.benchmark_config import Benchmark, Contestant, Ensemble, Folds, LeaveOneDomainOut, Network
 from mitoscan.learn.benchmark_fit import StudyNet, fit_contestant, predict
 from mitoscan.learn.classifier_metrics import confusion, human_ceiling, subtype_figures
@@ -25,14 +27,18 @@ from mitoscan.learn.evaluate_classifier import TEST_SETS, load_test_sets, markdo
 from mitoscan.learn.features import cached_features
 from mitoscan.learn.metrics import binary_metrics
 from mitoscan.learn.published import BENCHMARK
-from mitoscan.models.adapter import adapt
-from mitoscan.models.card import SUBTYPES, Lora
+from mitoscan.models.adapter import Adapted, adapt
+from mitoscan.models.card import SUBTYPES, Counts, Lora, ModelCard, OperatingPoint, Training
 from mitoscan.report.atomic import write_atomically
 
 log = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NOT_NORMALISED = (1.0, 1.0, 1.0)
+"""Features are no pictures."""
 WILCOXON, MANN_WHITNEY = "Wilcoxon signed-rank", "Mann–Whitney U"
+CROP_PX = 128
+"""Side of the published crops."""
 FIGURES = ("balanced_accuracy", "auroc", "sensitivity", "specificity")
 
 
@@ -58,7 +64,8 @@ def run_benchmark(
     data
         The AMi-Br_Benchmark folder as cloned, or a folder with it as ``amf/``.
     out
-        Folder for ``CONTESTANT/FOLD/`` (log, predictions), results.csv, table.md, tests.csv and pictures.
+        Folder for ``CONTESTANT/FOLD/`` (log, predictions; ``model/``, a classifier for ``mitoscan run``, of
+        foundation models), results.csv, table.md, tests.csv and pictures.
     only
         Names of contestants; none: all.
     weights_dir
@@ -82,7 +89,7 @@ def run_benchmark(
     for contestant in config.contestants:
         if only and contestant.name not in only:
             continue
-        found = [_predictions(contestant, split, config.seed, out, weights_dir) for split in splits]
+        found = [_predictions(config, contestant, split, out, weights_dir) for split in splits]
         if isinstance(config.split, Ensemble):
             found = [{name: np.mean([f[name] for f in found], axis=0) for name in found[0]}]
             splits_of = splits[:1]
@@ -121,7 +128,7 @@ def _splits(config: Benchmark, data: Path) -> Iterator[Split]:
 
 
 def _predictions(
-    contestant: Contestant, split: Split, seed: int, out: Path, weights_dir: Path | None
+    config: Benchmark, contestant: Contestant, split: Split, out: Path, weights_dir: Path | None
 ) -> dict[str, Float]:
     """Give (N, 1) p_atypical or (N, 8) subtypes' shares on each test set; trained unless they are there."""
     folder = out / contestant.name / split.name
@@ -133,11 +140,16 @@ def _predictions(
         return {name: np.array(values) for name, values in stored["shares"].items()}
     log.info("%s, %s: training", contestant.name, split.name)
     folder.mkdir(parents=True, exist_ok=True)
-    network = build(contestant, weights_dir)
-    if contestant.network.foundation and contestant.network.adapt == "probe":
-        network, split = _on_features(network, contestant, split, out / "features", weights_dir)
-    fit_contestant(contestant, network, split.training, split.validation, seed, folder / "log.csv")
+    adapted = _adapted(contestant.network, weights_dir)
+    network = build(contestant, adapted)
+    if adapted is not None and adapted.lora is None:
+        network, split = _on_features(network, adapted, split, out / "features")
+    fit_contestant(contestant, network, split.training, split.validation, config.seed, folder / "log.csv")
     shares = {name: _shares(contestant, network, crops) for name, crops in split.tests.items()}
+    if adapted is not None and contestant.target == "binary":
+        adapted.network.head.load_state_dict(network.head.state_dict())
+        p, _ = predict(contestant, network, split.validation)
+        _export(config, contestant, adapted, split, p, folder / "model")
     stored = {
         "contestant": contestant.model_dump(mode="json"),
         "shares": {name: values.round(6).tolist() for name, values in shares.items()},
@@ -161,26 +173,76 @@ def _p_atypical(contestant: Contestant, shares: Float) -> Float:
     return p
 
 
-def _on_features(
-    network: StudyNet, contestant: Contestant, split: Split, cache: Path, weights_dir: Path | None
-) -> tuple[StudyNet, Split]:
+def _on_features(network: StudyNet, adapted: Adapted, split: Split, cache: Path) -> tuple[StudyNet, Split]:
     """Run the frozen backbone once over every crop, and leave only the head to train.
 
     The crops are not augmented then: their features are computed once and kept in ``cache``.
     """
-    adapted = adapt(str(contestant.network.foundation), weights_dir=weights_dir)
 
     def features(crops: CropSet) -> CropSet:
         rows = cached_features(crops.images, adapted, cache)
         return replace(crops, images=rows)  # type: ignore[arg-type]  # they stand for the crops from here on
 
-    head = StudyNet(nn.Identity(), network.head.in_features, network.head.out_features, 0, (), ())
+    head = StudyNet(
+        nn.Identity(), network.head.in_features, network.head.out_features, 1, NOT_NORMALISED, NOT_NORMALISED
+    )
     tests = {name: features(crops) for name, crops in split.tests.items()}
     return head, Split(split.name, features(split.training), features(split.validation), tests)
 
 
-def build(contestant: Contestant, weights_dir: Path | None = None) -> StudyNet:
+def _export(
+    config: Benchmark, contestant: Contestant, adapted: Adapted, split: Split, p: Float, folder: Path
+) -> None:
+    """Write head and adapters as a classifier for ``mitoscan run``; ``p``, (N,), is of the validation."""
+    atypical, called = split.validation.atypical, p >= 0.5
+    where = f"AMi-Br training part, {split.name}: its validation slides, which chose the epoch"
+    about = "AMi-Br, published training part" + (
+        "" if split.name.startswith("fold") else f", not {split.name}"
+    )
+
+    def card(sha256: str, parameters: int) -> ModelCard:
+        return ModelCard(
+            name=f"{re.sub(r'[^A-Za-z0-9._-]+', '-', contestant.name).strip('-.')}-{split.name}",
+            task="classifier",
+            description=f"{contestant.name} of {config.name}",
+            backbone=adapted.foundation.name,
+            mpp=0.25,
+            input_px=CROP_PX,
+            mean=adapted.foundation.mean,
+            std=adapted.foundation.std,
+            classes=("NMF", "AMF"),
+            operating_point=OperatingPoint(threshold=0.5, criterion="as published", dataset=where),
+            validation=Counts(
+                tp=int((called & atypical).sum()),
+                fn=int((~called & atypical).sum()),
+                tn=int((~called & ~atypical).sum()),
+                fp=int((called & ~atypical).sum()),
+            ),
+            parameters=parameters,
+            training=Training(
+                command="mitoscan benchmark",
+                config=config.name,
+                seed=config.seed,
+                data=about,
+                data_use="research use",
+            ),
+            licence="Apache-2.0 (code); weights for research use, as the data they saw",
+            intended_use="Research on H&E slides. Not for diagnosis.",
+            sha256=sha256,
+        )
+
+    export_adapter(adapted, folder, card)
+
+
+def build(contestant: Contestant, adapted: Adapted | None = None) -> StudyNet:
     """Give a contestant's network with its starting weights.
+
+    Parameters
+    ----------
+    contestant
+        The recipe.
+    adapted
+        Its foundation model, where it is one.
 
     Raises
     ------
@@ -189,16 +251,17 @@ def build(contestant: Contestant, weights_dir: Path | None = None) -> StudyNet:
     """
     how = contestant.network
     outputs = 1 if contestant.target == "binary" else len(SUBTYPES)
-    body, width, mean, std = _timm(how) if how.timm else _foundation(how, weights_dir)
+    if adapted is None:
+        body, width, mean, std = _timm(how)
+    else:
+        entry = adapted.foundation
+        body, width, mean, std = adapted.network.backbone, entry.feature_width, entry.mean, entry.std
     if how.adapt == "probe":
         body.requires_grad_(requires_grad=False)
     return StudyNet(body, width, outputs, how.input_px, mean, std, how.dropout)
 
 
-Built = tuple[nn.Module, int, tuple[float, ...], tuple[float, ...]]
-
-
-def _timm(how: Network) -> Built:
+def _timm(how: Network) -> tuple[nn.Module, int, tuple[float, ...], tuple[float, ...]]:
     try:
         body: Any = timm.create_model(str(how.timm), pretrained=how.pretrained, num_classes=0)
     except RuntimeError as exc:
@@ -211,13 +274,15 @@ def _timm(how: Network) -> Built:
     return body, body.num_features, IMAGENET_MEAN, IMAGENET_STD
 
 
-def _foundation(how: Network, weights_dir: Path | None) -> Built:
-    lora = Lora() if how.adapt == "lora" else None
-    adapted = adapt(str(how.foundation), lora=lora, weights_dir=weights_dir)
+def _adapted(how: Network, weights_dir: Path | None) -> Adapted | None:
+    """Load the foundation model that a contestant adapts; None: it is none."""
+    if how.foundation is None:
+        return None
+    adapted = adapt(how.foundation, lora=Lora() if how.adapt == "lora" else None, weights_dir=weights_dir)
     entry = adapted.foundation
     if how.input_px != entry.input_px:
         raise ConfigError(f"{entry.name} wants input_px {entry.input_px}, not {how.input_px}")
-    return adapted.network.backbone, entry.feature_width, entry.mean, entry.std
+    return adapted
 
 
 def _figures(p: Float, atypical: npt.NDArray[np.bool_]) -> dict[str, float]:
@@ -270,6 +335,9 @@ def table(config: Benchmark, results: pd.DataFrame) -> pd.DataFrame:
             ba, auc = group["balanced_accuracy"], group["auroc"]
             sd = (f"±{ba.std():.4f}", f"±{auc.std():.4f}") if len(group) > 1 else ("", "")
             cells[str(test)] = f"{ba.mean():.4f}{sd[0]} / {auc.mean():.4f}{sd[1]}"
+        if isinstance(config.split, LeaveOneDomainOut):
+            ba, auc = part["balanced_accuracy"], part["auroc"]
+            cells["mean over domains"] = f"{ba.mean():.4f}±{ba.std():.4f} / {auc.mean():.4f}±{auc.std():.4f}"
         rows.append({"model": str(name), **cells})
     return pd.DataFrame(rows).fillna("")
 
@@ -299,7 +367,7 @@ def _write(
                 table_of = subtype_table(subtype_figures(shares, crops.subtype))
                 lines += [f"\n## Subtypes: {name}, {test}\n", markdown_table(table_of)]
                 plots.confusion_matrix(
-                    confusion(shares, crops.subtype), SUBTYPES, out / f"confusion_{name}.png"
+                    confusion(shares.argmax(axis=1), crops.subtype), SUBTYPES, out / f"confusion_{name}.png"
                 )
     write_atomically(out / "table.md", ("\n".join(lines) + "\n").encode())
 

@@ -25,6 +25,7 @@ from mitoscan.learn.losses import adaptive_binary_focal, categorical_focal, supe
 from mitoscan.learn.metrics import binary_metrics
 from mitoscan.learn.sampling import HardExamples, class_and_domain_balanced, class_balanced
 from mitoscan.models.card import SUBTYPES
+from mitoscan.models.networks import Normalise
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class StudyNet(nn.Module):
     """A backbone that gives features, and a linear head, on crops that are resized in the graph.
 
     Input uint8 (N, S, S, 3), or features that were computed before, float (N, D), with an identity for a
-    backbone; logits (N, 1) or (N, 8).
+    backbone; logits (N, 1) or (N, 8). Crops are resized as the classifiers of a scan resize them.
     """
 
     def __init__(
@@ -47,22 +48,16 @@ class StudyNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone, self.input_px = backbone, input_px
+        self.backbone = backbone
+        self.normalise = Normalise(mean, std, resize_px=input_px)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, outputs)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255, persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
         """Resize, normalise, and run the backbone; what are features already stays as it is."""
         if images.ndim == 2:
             return images
-        x = images.permute(0, 3, 1, 2).float()
-        if x.shape[-1] != self.input_px:
-            x = F.interpolate(x, (self.input_px, self.input_px), mode="bicubic", antialias=True)
-        features: Tensor = self.backbone((x - self.mean) / self.std)
+        features: Tensor = self.backbone(self.normalise(images))
         return features
 
     def forward(self, images: Tensor) -> Tensor:

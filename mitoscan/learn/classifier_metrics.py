@@ -172,16 +172,51 @@ class SubtypeFigures:
     npv: float
 
 
-def subtype_figures(p: Float, truth: npt.NDArray[np.int64]) -> list[SubtypeFigures]:
-    """Measure the subtypes' probabilities, (N, K), one against the rest; unknown truth (-1) left out."""
+def within_label(p_atypical: Float, shares: Float, threshold: float) -> npt.NDArray[np.int64]:
+    """Call subtypes as a scan does: atypical or normal first, then the likeliest subtype of that kind.
+
+    Parameters
+    ----------
+    p_atypical
+        (N,).
+    shares
+        (N, K): the subtypes' probabilities.
+    threshold
+        p_atypical from which a figure is atypical.
+
+    Returns
+    -------
+    int64 (N,)
+        Indices into ``SUBTYPES``.
+    """
+    called: npt.NDArray[np.int64] = shares[:, :ATYPICAL_FROM].argmax(axis=1)
+    atypical = p_atypical >= threshold
+    called[atypical] = ATYPICAL_FROM + shares[atypical, ATYPICAL_FROM:].argmax(axis=1)
+    return called
+
+
+def subtype_figures(
+    p: Float, truth: npt.NDArray[np.int64], called: npt.NDArray[np.int64] | None = None
+) -> list[SubtypeFigures]:
+    """Measure the subtypes, one against the rest; unknown truth (-1) is left out.
+
+    Parameters
+    ----------
+    p
+        (N, K): the subtypes' probabilities, for the AUC.
+    truth
+        (N,): index of the subtype.
+    called
+        (N,): what each crop was called. None: the most probable.
+    """
     from sklearn.metrics import roc_auc_score
 
     known = truth >= 0
+    said_of = (p.argmax(axis=1) if called is None else called)[known]
     p, truth = p[known], truth[known]
-    called = p.argmax(axis=1)
     found = []
     for k, name in enumerate(SUBTYPES):
-        yes, said = truth == k, called == k
+        yes, said = truth == k, said_of == k
         both = bool(yes.any() and not yes.all())
         found.append(
             SubtypeFigures(
@@ -201,11 +236,11 @@ def _share(of: Bool, among: Bool) -> float:
     return float(of[among].mean()) if among.any() else float("nan")
 
 
-def confusion(p: Float, truth: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Count (K, K): rows the true subtype, columns the called one."""
+def confusion(called: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Count (K, K): rows the true subtype, columns the called one; unknown truth (-1) is left out."""
     known = truth >= 0
     counts = np.zeros((len(SUBTYPES), len(SUBTYPES)), np.int64)
-    np.add.at(counts, (truth[known], p[known].argmax(axis=1)), 1)
+    np.add.at(counts, (truth[known], called[known]), 1)
     return counts
 
 

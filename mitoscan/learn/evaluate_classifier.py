@@ -24,6 +24,7 @@ from mitoscan.learn.classifier_metrics import (
     paired_difference,
     subtype_figures,
     with_intervals,
+    within_label,
 )
 from mitoscan.learn.data import CropSet, load_amibr, load_atnorm
 from mitoscan.learn.metrics import binary_metrics
@@ -182,8 +183,9 @@ def _measure(
     subtypes: list[SubtypeFigures] = []
     if classifier.card.subtypes and (crops.subtype >= 0).any():
         shares = classifier.predict_subtypes(crops.images)
-        subtypes = subtype_figures(shares, crops.subtype)
-        plots.confusion_matrix(confusion(shares, crops.subtype), SUBTYPES, out / f"confusion_{slug}.png")
+        called = within_label(p, shares, threshold)
+        subtypes = subtype_figures(shares, crops.subtype, called)
+        plots.confusion_matrix(confusion(called, crops.subtype), SUBTYPES, out / f"confusion_{slug}.png")
     return Measured(
         model=model,
         data=data,
