@@ -68,6 +68,10 @@ def test_a_benchmark_trains_each_fold_once_and_says_mean_and_sd(amibr, tmp_path,
     assert "Swin-B (published)" in text
     assert "±" in text
     assert "expert 1 1.0000" in text
+    sensitivity = results[results["contestant"] == "a"]["sensitivity"]
+    (cell,) = table(plan, results, called=True).query("model == 'a'")["AMi-Br test"]
+    assert cell.startswith(f"{sensitivity.mean():.4f}±{sensitivity.std():.4f} / ")
+    assert f"| a | {cell} |" in text
     assert (out / "a" / "fold0" / "log.csv").is_file()
     assert len(pd.read_csv(out / "tests.csv")) == 2  # the baseline and b, by two figures
 

@@ -315,11 +315,14 @@ def significance(config: Benchmark, results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["test", "figure", "kind", "first", "second", "p"])
 
 
-def table(config: Benchmark, results: pd.DataFrame) -> pd.DataFrame:
-    """Give mean ± sd over splits, in the published layout; the published rows first."""
+def table(config: Benchmark, results: pd.DataFrame, *, called: bool = False) -> pd.DataFrame:
+    """Give mean ± sd over splits: balanced accuracy / AUROC in the published layout, published rows first.
+
+    ``called``: sensitivity / specificity instead, which are not at hand for the published rows.
+    """
     tests = list(dict.fromkeys(results["test"]))
     rows: list[dict[str, str]] = []
-    if isinstance(config.split, Folds):
+    if isinstance(config.split, Folds) and not called:
         rows = [
             {"model": f"{r.model} (published)"}
             | {
@@ -329,17 +332,19 @@ def table(config: Benchmark, results: pd.DataFrame) -> pd.DataFrame:
             }
             for r in BENCHMARK
         ]
+    figures = FIGURES[2:] if called else FIGURES[:2]
     for name, part in results.groupby("contestant", sort=False):
-        cells = {}
-        for test, group in part.groupby("test", sort=False):
-            ba, auc = group["balanced_accuracy"], group["auroc"]
-            sd = (f"±{ba.std():.4f}", f"±{auc.std():.4f}") if len(group) > 1 else ("", "")
-            cells[str(test)] = f"{ba.mean():.4f}{sd[0]} / {auc.mean():.4f}{sd[1]}"
+        cells = {str(test): _cell(group, figures) for test, group in part.groupby("test", sort=False)}
         if isinstance(config.split, LeaveOneDomainOut):
-            ba, auc = part["balanced_accuracy"], part["auroc"]
-            cells["mean over domains"] = f"{ba.mean():.4f}±{ba.std():.4f} / {auc.mean():.4f}±{auc.std():.4f}"
+            cells["mean over domains"] = _cell(part, figures)
         rows.append({"model": str(name), **cells})
     return pd.DataFrame(rows).fillna("")
+
+
+def _cell(rows: pd.DataFrame, figures: tuple[str, ...]) -> str:
+    """Mean of each figure, with the standard deviation where there are several rows."""
+    means = [f"{rows[f].mean():.4f}" + (f"±{rows[f].std():.4f}" if len(rows) > 1 else "") for f in figures]
+    return " / ".join(means)
 
 
 def _write(
@@ -352,7 +357,8 @@ def _write(
     write_atomically(out / "results.csv", results.to_csv(index=False).encode())
     write_atomically(out / "tests.csv", significance(config, results).to_csv(index=False).encode())
     lines = [f"# {config.name}\n", f"{config.description} ({config.source}; seed {config.seed})\n"]
-    lines += [markdown_table(table(config, results))]
+    lines += ["Balanced accuracy / AUROC:\n", markdown_table(table(config, results))]
+    lines += ["\nSensitivity / specificity at ½:\n", markdown_table(table(config, results, called=True))]
     targets = {c.name: c for c in config.contestants}
     for test, crops in {name: crops for split in splits for name, crops in split.tests.items()}.items():
         curves = {
