@@ -68,7 +68,7 @@ def test_a_shrunken_slide_shows_in_the_threshold_of_the_others():
     assert 0.5 < rows["lab/B"].threshold_of_others < 0.8
     assert rows["all"].tp, rows["all"].fn == (2, 2)
     assert rows["all"].f1 == pytest.approx(2 / 3)
-    assert rows["all"].f1_low <= rows["all"].f1 <= rows["all"].f1_high
+    assert rows["all"].low.f1 <= rows["all"].f1 <= rows["all"].high.f1
     assert rows["lab"].threshold_of_others is None  # one data set only
 
 
@@ -94,15 +94,19 @@ def test_recall_is_read_at_a_rate_of_false_positives():
 def test_the_evaluation_goes_the_way_of_a_scan_and_leaves_its_files(tmp_path):
     detector = Detector(card("detector"), dark_spots, 0.3)
     fields = [field(f"{s}{i}", s, "lab", [(120, 130), (300, 250)]) for s in "ABC" for i in range(2)]
-    empty = [field("u", "U", "blank", [])]
+    empty = [field("u", "U", "blank", []), field("v", "V", "blank", [(200, 200)])]
     result = evaluate_detector(detector, fields, tmp_path, negatives=empty, resamples=20)
     whole = result.rows[-1]
     assert (whole.figures, whole.tp, whole.fp) == (12, 12, 0)
-    assert [(a.name, a.count) for a in result.false_alarms] == [("blank", 0)]
+    alarms = result.false_alarms[0]
+    assert (alarms.name, alarms.count, alarms.mm2) == ("blank", 1, pytest.approx(0.02))
+    assert (alarms.low, alarms.per_mm2, alarms.high) == (0, pytest.approx(50), pytest.approx(100))
     assert set(result.shifts) == set(SHIFTS)
     assert result.shifts["JPEG quality 50"] == 1
     stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert stored["rows"][-1]["f1"] == 1
+    assert stored["rows"][-1]["recall_high"] == 1
+    assert stored["false_alarms"][0]["per_mm2"] == pytest.approx(50)
     for name in ("precision_recall.png", "froc.png", "reliability.png", "false_positives.png", "misses.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.size[0] > 100

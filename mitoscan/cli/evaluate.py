@@ -82,12 +82,13 @@ def evaluate_detector(
     console = Console()
     table = Table("part", "figures", "mm²", "F1", "95 %", "AP", "best F1", "FP/mm²", title=detector.card.name)
     for r in result.rows:
-        interval = f"{r.f1_low:.2f}–{r.f1_high:.2f}"
+        interval = f"{r.low.f1:.2f}–{r.high.f1:.2f}"
         numbers = f"{r.f1:.3f}", interval, f"{r.ap:.3f}", f"{r.best_f1:.3f}", f"{r.fp_per_mm2:.1f}"
         table.add_row(r.part, str(r.figures), f"{r.area_mm2:.1f}", *numbers)
     console.print(table)
     for a in result.false_alarms:
-        console.print(f"{a.name}: {a.count} called in {a.mm2:.2f} mm², {a.count / a.mm2:.2f} per mm²")
+        rate = f"{a.per_mm2:.2f} ({a.low:.2f}–{a.high:.2f}) per mm²"
+        console.print(f"{a.name}: {a.count} called in {a.mm2:.2f} mm², {rate}")
     for name, f1 in result.shifts.items():
         console.print(f"F1 with {name}: {f1:.3f}")
     console.print(f"All of it, with curves and galleries: {out / 'evaluation.md'}", soft_wrap=True)

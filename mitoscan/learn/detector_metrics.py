@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -73,8 +73,23 @@ def finder(detector: Detector) -> Find:
 
 
 @dataclass(frozen=True)
-class Row:
-    """The figures of merit of a slide, a data set or all of it, at one threshold; 95 % intervals."""
+class Figures:
+    """The figures of merit at one threshold; those of the FROC curve and AP need none."""
+
+    precision: float
+    recall: float
+    f1: float
+    ap: float
+    fp_per_mm2: float
+    recall_at_1: float
+    recall_at_2: float
+    recall_at_4: float
+    recall_at_8: float
+
+
+@dataclass(frozen=True)
+class Row(Figures):
+    """The figures of merit of a slide, a data set or all of it, at one threshold."""
 
     part: str
     fields: int
@@ -84,25 +99,15 @@ class Row:
     tp: int
     fp: int
     fn: int
-    precision: float
-    recall: float
-    f1: float
-    f1_low: float
-    f1_high: float
-    ap: float
-    ap_low: float
-    ap_high: float
     best_f1: float
     best_threshold: float
     threshold_of_others: float | None
     """The best threshold of all other slides (data sets, for a data set): nothing of this part chose it."""
     f1_of_others: float | None
     """F1 at that threshold."""
-    fp_per_mm2: float
-    recall_at_1: float
-    recall_at_2: float
-    recall_at_4: float
-    recall_at_8: float
+    low: Figures
+    """Lower ends of the 95 % intervals."""
+    high: Figures
 
 
 def table(matched: Sequence[Matched], threshold: float, *, resamples: int = 1000, seed: int = 0) -> list[Row]:
@@ -137,13 +142,13 @@ def _row(
     rng: np.random.Generator,
 ) -> Row:
     found = pooled(members)
-    precision, recall, f1 = found.at(threshold)
     called = found.p >= threshold
     tp = int(found.hit[called].sum())
     foreign = pooled(others).best_threshold() if any(len(m.field.figures) for m in others) else None
-    f1s, aps = _resampled(members, threshold, resamples, rng)
-    at = {f"recall_at_{rate:g}": recall_at(found, rate) for rate in FROC_AT}
+    samples = [astuple(figures_of(s, threshold)) for s in _resampled(members, resamples, rng)]
+    low, high = np.quantile(samples, (0.025, 0.975), axis=0)
     return Row(
+        **asdict(figures_of(found, threshold)),
         part=name,
         fields=len(members),
         area_mm2=found.area_mm2,
@@ -152,21 +157,21 @@ def _row(
         tp=tp,
         fp=int(called.sum()) - tp,
         fn=found.figures - tp,
-        precision=precision,
-        recall=recall,
-        f1=f1,
-        f1_low=float(np.quantile(f1s, 0.025)),
-        f1_high=float(np.quantile(f1s, 0.975)),
-        ap=found.average_precision(),
-        ap_low=float(np.quantile(aps, 0.025)),
-        ap_high=float(np.quantile(aps, 0.975)),
         best_f1=found.at(found.best_threshold())[2],
         best_threshold=found.best_threshold(),
         threshold_of_others=foreign,
         f1_of_others=None if foreign is None else found.at(foreign)[2],
-        fp_per_mm2=(int(called.sum()) - tp) / found.area_mm2,
-        **at,
+        low=Figures(*low.tolist()),
+        high=Figures(*high.tolist()),
     )
+
+
+def figures_of(found: Detections, threshold: float) -> Figures:
+    """Give the figures of merit of pooled detections."""
+    precision, recall, f1 = found.at(threshold)
+    false = int((~found.hit[found.p >= threshold]).sum())
+    at = (recall_at(found, rate) for rate in FROC_AT)
+    return Figures(precision, recall, f1, found.average_precision(), false / found.area_mm2, *at)
 
 
 def pooled(matched: Iterable[Matched]) -> Detections:
@@ -182,21 +187,13 @@ def recall_at(found: Detections, fp_per_mm2: float) -> float:
     return float(hits[allowed].max(initial=0) / max(found.figures, 1))
 
 
-def _resampled(
-    members: Sequence[Matched], threshold: float, resamples: int, rng: np.random.Generator
-) -> tuple[Float, Float]:
-    """F1 and average precision of bootstrap samples."""
+def _resampled(members: Sequence[Matched], resamples: int, rng: np.random.Generator) -> Iterator[Detections]:
+    """Draw bootstrap samples: of slides where there are at least three, else of fields."""
     slides = _grouped(members, lambda m: m.field.slide)
     units = list(slides.values()) if len(slides) >= 3 else [[m] for m in members]
     parts = [pooled(unit) for unit in units]
-    samples = [
-        Detections.pool([parts[i] for i in rng.integers(len(parts), size=len(parts))])
-        for _ in range(resamples)
-    ]
-    return (
-        np.array([s.at(threshold)[2] for s in samples]),
-        np.array([s.average_precision() for s in samples]),
-    )
+    for _ in range(resamples):
+        yield Detections.pool([parts[i] for i in rng.integers(len(parts), size=len(parts))])
 
 
 def by_slide(matched: Iterable[Matched]) -> dict[str, list[Matched]]:
@@ -212,8 +209,15 @@ def _grouped(matched: Iterable[Matched], key: Callable[[Matched], str]) -> dict[
 
 
 def as_records(rows: Sequence[Row]) -> list[dict[str, object]]:
-    """Give the rows as plain dictionaries, floats to four digits."""
-    return [{k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(row).items()} for row in rows]
+    """Give the rows as flat dictionaries, floats to four digits; intervals end in ``_low`` and ``_high``."""
+    return [{k: round(v, 4) if isinstance(v, float) else v for k, v in _flat(row).items()} for row in rows]
+
+
+def _flat(row: Row) -> dict[str, object]:
+    values = asdict(row)
+    ends = {end: values.pop(end) for end in ("low", "high")}
+    first = {"part": values.pop("part")}
+    return first | values | {f"{k}_{end}": ends[end][k] for k in ends["low"] for end in ends}
 
 
 def _jpeg50(image: UInt8) -> UInt8:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from mitoscan.report.atomic import write_atomically
 from mitoscan.scan.detect import Detector, keep_inside
 from mitoscan.scan.pipeline import scan_area
 from mitoscan.scan.readers import ReaderPool
+from mitoscan.scan.score import garwood_interval
 from mitoscan.slide.reader import open_slide
 from mitoscan.slide.tissue import area_mm2
 
@@ -46,6 +47,14 @@ class FalseAlarms:
     name: str
     count: int
     mm2: float
+    low: float
+    """Per mm², lower end of the 95 % interval: bootstrapped by slide, exact (Poisson) for a single one."""
+    high: float
+
+    @property
+    def per_mm2(self) -> float:
+        """False alarms per mm²."""
+        return self.count / self.mm2
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def evaluate_detector(
         name: pooled(_match_all(find, [shift(f) for f in fields], name)).at(detector.threshold)[2]
         for name, shift in (SHIFTS.items() if shifts else ())
     }
-    alarms = _alarms_in_fields(find, negatives, detector.threshold)
+    alarms = _alarms_in_fields(find, negatives, detector.threshold, resamples, np.random.default_rng(seed))
     alarms += [_alarms_on_slide(detector, path) for path in negative_slides]
     result = Evaluation(rows, shifted, alarms)
     out.mkdir(parents=True, exist_ok=True)
@@ -116,15 +125,29 @@ def _match_all(find: Find, fields: Sequence[Field], what: str) -> list[Matched]:
     return result
 
 
-def _alarms_in_fields(find: Find, fields: Sequence[Field], threshold: float) -> list[FalseAlarms]:
-    by_dataset: dict[str, list[tuple[int, float]]] = {}
+def _alarms_in_fields(
+    find: Find, fields: Sequence[Field], threshold: float, resamples: int, rng: np.random.Generator
+) -> list[FalseAlarms]:
+    by_dataset: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for field in fields:
+        slides = by_dataset.setdefault(field.dataset, {})
         called = int((find(field)[1] >= threshold).sum())
-        by_dataset.setdefault(field.dataset, []).append((called, field.area_mm2))
-    return [
-        FalseAlarms(name, sum(n for n, _ in values), sum(a for _, a in values))
-        for name, values in by_dataset.items()
-    ]
+        slides.setdefault(field.slide, []).append((called, field.area_mm2))
+    return [_alarms(name, list(slides.values()), resamples, rng) for name, slides in by_dataset.items()]
+
+
+def _alarms(
+    name: str, slides: Sequence[Sequence[tuple[int, float]]], resamples: int, rng: np.random.Generator
+) -> FalseAlarms:
+    each = np.array([np.sum(fields, axis=0) for fields in slides])
+    count, mm2 = int(each[:, 0].sum()), float(each[:, 1].sum())
+    if len(slides) == 1:
+        interval = garwood_interval(count, mm2)
+        low, high = interval.low, interval.high
+    else:
+        drawn = each[rng.integers(len(each), size=(resamples, len(each)))].sum(axis=1)
+        low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
+    return FalseAlarms(name, count, mm2, float(low), float(high))
 
 
 def _alarms_on_slide(detector: Detector, path: Path) -> FalseAlarms:
@@ -134,7 +157,8 @@ def _alarms_on_slide(detector: Detector, path: Path) -> FalseAlarms:
     with ReaderPool(lambda: open_slide(path), 2) as pool:
         found = detector.run(detector.plan(frame, info.width_l0, info.height_l0, area), frame, pool)
     p = keep_inside(area, *found)[2]
-    return FalseAlarms(path.name, int((p >= detector.threshold).sum()), area_mm2(area, info.known_mpp()))
+    called = int((p >= detector.threshold).sum())
+    return _alarms(path.name, [[(called, area_mm2(area, info.known_mpp()))]], 0, np.random.default_rng(0))
 
 
 def _write_tables(result: Evaluation, matched: Sequence[Matched], detector: Detector, out: Path) -> None:
@@ -147,7 +171,8 @@ def _write_tables(result: Evaluation, matched: Sequence[Matched], detector: Dete
         "rows": records,
         "f1_under_shift": {k: round(v, 4) for k, v in result.shifts.items()},
         "false_alarms": [
-            {"name": a.name, "count": a.count, "mm2": round(a.mm2, 3), "per_mm2": round(a.count / a.mm2, 3)}
+            {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(a).items()}
+            | {"per_mm2": round(a.per_mm2, 3)}
             for a in result.false_alarms
         ],
     }
@@ -184,7 +209,7 @@ def markdown(result: Evaluation, model: str) -> str:
         froc = ", ".join(f"{v:.2f}" for v in (r.recall_at_1, r.recall_at_2, r.recall_at_4, r.recall_at_8))
         lines.append(
             f"| {r.part} | {r.figures} | {r.area_mm2:.1f} | {r.precision:.3f} | {r.recall:.3f} "
-            f"| {r.f1:.3f} ({r.f1_low:.2f}–{r.f1_high:.2f}) | {r.ap:.3f} ({r.ap_low:.2f}–{r.ap_high:.2f}) "
+            f"| {r.f1:.3f} ({r.low.f1:.2f}–{r.high.f1:.2f}) | {r.ap:.3f} ({r.low.ap:.2f}–{r.high.ap:.2f}) "
             f"| {r.best_f1:.3f} | {foreign} | {r.fp_per_mm2:.1f} | {froc} |"
         )
     if result.shifts:
@@ -192,9 +217,10 @@ def markdown(result: Evaluation, model: str) -> str:
         lines += ["", "| shift | F1 | change |", "|---|---|---|"]
         lines += [f"| {name} | {f1:.3f} | {f1 - base:+.3f} |" for name, f1 in result.shifts.items()]
     if result.false_alarms:
-        lines += ["", "| negative tissue | called | mm² | per mm² |", "|---|---|---|---|"]
+        lines += ["", "| negative tissue | called | mm² | per mm² (95 %) |", "|---|---|---|---|"]
         lines += [
-            f"| {a.name} | {a.count} | {a.mm2:.1f} | {a.count / a.mm2:.2f} |" for a in result.false_alarms
+            f"| {a.name} | {a.count} | {a.mm2:.1f} | {a.per_mm2:.2f} ({a.low:.1f}–{a.high:.1f}) |"
+            for a in result.false_alarms
         ]
     return "\n".join(lines) + "\n"
 
