@@ -159,15 +159,18 @@ def test_the_evaluation_leaves_tables_that_say_what_was_measured(tmp_path):
     }
 
 
-def test_folds_of_one_training_are_summed_up_at_one_half_whatever_their_cards_say(tmp_path):
-    models = {"x-fold0": fake(0.99), "x-fold1": Classifier(card("classifier"), never_sure), "x": fake()}
+def test_folds_of_one_training_are_summed_up_at_one_half_and_at_their_own_thresholds(tmp_path):
+    unsure = Classifier(fake(0.2).card, never_sure)
+    models = {"x-fold0": fake(0.99), "x-fold1": unsure, "x": fake()}
     result = evaluate_classifiers(models, {"AtNorM-Br": crops()}, tmp_path, resamples=30)
-    (row,) = result.folds
-    assert (row.model, row.data, row.folds) == ("x", "AtNorM-Br", 2)
+    row, own = result.folds
+    assert (row.model, row.data, row.folds, row.threshold) == ("x", "AtNorM-Br", 2, "½")
+    assert own.mean == {"balanced_accuracy": 0.5, "auroc": 0.75, "sensitivity": 0.5, "specificity": 0.5}
     assert row.mean == {"balanced_accuracy": 0.75, "auroc": 0.75, "sensitivity": 0.5, "specificity": 1.0}
     assert row.sd["balanced_accuracy"] == pytest.approx(0.25 * np.sqrt(2))
     text = markdown(result)
-    assert "| x (this tool, 2 folds) | not measured | 0.7500±0.3536 / 0.7500±0.3536 | not measured |" in text
+    cells = "not measured | 0.7500±0.3536 / 0.7500±0.3536 | not measured"
+    assert f"| x (this tool, 2 folds, at ½) | {cells} |" in text
     assert "| x (this tool, one model) |" in text
     assert "| x-fold0 (this tool, one model) |" not in text
     assert [c.other for c in result.comparisons] == ["x"]

@@ -34,12 +34,13 @@ class Network(Frozen):
 
 
 class Augmentation(Frozen):
-    """What happens to a training crop; 0 or False: nothing."""
+    """What happens to a training crop; 0: nothing."""
 
-    flip: bool = True
-    rotate: Literal["none", "right angles", "any"] = "any"
-    scale: tuple[float, float] = (0.8, 1.0)
-    """Share of the side that a random resized crop keeps."""
+    flip: Literal["none", "horizontal", "both"] = "both"
+    rotate: float = Field(default=180.0, ge=0, le=180)
+    """Greatest angle, degrees."""
+    area: tuple[float, float] = (0.64, 1.0)
+    """Share of the area that a random resized crop keeps; 1 to 1: no such crop."""
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2

@@ -226,18 +226,16 @@ def _draw(
 
 def _augmentation(how: Augmentation) -> v2.Transform:
     """Each crop of the batch is transformed on its own."""
-    steps: list[v2.Transform] = [
-        v2.RandomResizedCrop(
-            128, scale=(how.scale[0] ** 2, how.scale[1] ** 2), ratio=(1.0, 1.0), antialias=True
-        ),
-        v2.ColorJitter(how.brightness, how.contrast, how.saturation, how.hue),
-    ]
-    if how.flip:
-        steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
-    if how.rotate == "any":
-        steps.append(v2.RandomRotation(180, fill=255))
-    elif how.rotate == "right angles":
-        steps.append(v2.RandomChoice([v2.RandomRotation((a, a)) for a in (0, 90, 180, 270)]))
+    steps: list[v2.Transform] = []
+    if how.area != (1, 1):
+        steps.append(v2.RandomResizedCrop(128, scale=how.area, antialias=True))
+    if how.flip != "none":
+        steps.append(v2.RandomHorizontalFlip())
+    if how.flip == "both":
+        steps.append(v2.RandomVerticalFlip())
+    if how.rotate:
+        steps.append(v2.RandomRotation(how.rotate, fill=255))
+    steps.append(v2.ColorJitter(how.brightness, how.contrast, how.saturation, how.hue))
     one = v2.Compose(steps)
     return v2.Lambda(lambda images: torch.stack([one(image) for image in images]))
 

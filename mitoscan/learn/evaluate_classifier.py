@@ -83,11 +83,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class FoldsMeasured:
-    """The folds of one training on one set, at threshold ½ as published: mean and standard deviation."""
+    """The folds of one training on one set: mean and standard deviation."""
 
     model: str
     data: str
     folds: int
+    threshold: str
+    """``½``, as published, or ``the card's``: each fold at its own, chosen on its held-out slides."""
     mean: dict[str, float]
     sd: dict[str, float]
 
@@ -146,8 +148,11 @@ def evaluate_classifiers(
                 p[first, data], scores, thresholds, sets[data], resamples=resamples, seed=seed
             )
             comparisons.append(Comparison(first, model, data, gap))
+    own = {name: classifier.threshold for name, classifier in classifiers.items()}
     experts = {name: human_ceiling(crops.votes) for name, crops in sets.items()}
-    result = Evaluation(rows, comparisons, {k: v for k, v in experts.items() if v}, measure_folds(p, sets))
+    result = Evaluation(
+        rows, comparisons, {k: v for k, v in experts.items() if v}, measure_folds(p, sets, own)
+    )
     for data, crops in sets.items():
         curves = {m: (p[m, data], crops.atypical) for m in classifiers}
         plots.roc(curves, data, out / f"roc_{_slug(data)}.png")
@@ -207,8 +212,10 @@ def _is_fold(model: str) -> bool:
     return _family(model) != model
 
 
-def measure_folds(p: Mapping[tuple[str, str], Float], sets: Mapping[str, CropSet]) -> list[FoldsMeasured]:
-    """Sum up the folds of each training on each set, at threshold ½.
+def measure_folds(
+    p: Mapping[tuple[str, str], Float], sets: Mapping[str, CropSet], own: Mapping[str, float]
+) -> list[FoldsMeasured]:
+    """Sum up the folds of each training on each set, at threshold ½ and at the cards' thresholds.
 
     Parameters
     ----------
@@ -216,23 +223,29 @@ def measure_folds(p: Mapping[tuple[str, str], Float], sets: Mapping[str, CropSet
         p_atypical, (N,), by model and set.
     sets
         The crops by name.
+    own
+        The cards' thresholds by model.
     """
     found = []
-    for family in dict.fromkeys(_family(model) for model, _ in p):
-        for data, crops in sets.items():
-            members = [v for (m, d), v in p.items() if d == data and _is_fold(m) and _family(m) == family]
-            if len(members) < 2:
-                continue
-            figures = [asdict(binary_metrics(v, crops.atypical, 0.5)) for v in members]
-            found.append(
-                FoldsMeasured(
-                    model=family,
-                    data=data,
-                    folds=len(members),
-                    mean={name: float(np.mean([f[name] for f in figures])) for name in figures[0]},
-                    sd={name: float(np.std([f[name] for f in figures], ddof=1)) for name in figures[0]},
+    for family in dict.fromkeys(_family(model) for model in own):
+        members = [model for model in own if _is_fold(model) and _family(model) == family]
+        for at in ("½", "the card's") if len(members) > 1 else ():
+            for data, crops in sets.items():
+                cuts = [own[m] if at != "½" else 0.5 for m in members]
+                figures = [
+                    asdict(binary_metrics(p[m, data], crops.atypical, cut))
+                    for m, cut in zip(members, cuts, strict=True)
+                ]
+                found.append(
+                    FoldsMeasured(
+                        model=family,
+                        data=data,
+                        folds=len(members),
+                        threshold=at,
+                        mean={name: float(np.mean([f[name] for f in figures])) for name in figures[0]},
+                        sd={name: float(np.std([f[name] for f in figures], ddof=1)) for name in figures[0]},
+                    )
                 )
-            )
     return found
 
 
@@ -246,13 +259,13 @@ def published_table(result: Evaluation) -> pd.DataFrame:
         [row.model, *(f"{ba:.4f} / {auc:.4f}" for ba, auc in (row.amibr, row.atnorm_br, row.atnorm_md))]
         for row in BENCHMARK
     ]
-    for model in dict.fromkeys(f.model for f in result.folds):
-        of = {f.data: f for f in result.folds if f.model == model}
+    for model, at in dict.fromkeys((f.model, f.threshold) for f in result.folds):
+        of = {f.data: f for f in result.folds if (f.model, f.threshold) == (model, at)}
         cells = [
             f"{of[d].cell('balanced_accuracy')} / {of[d].cell('auroc')}" if d in of else "not measured"
             for d in TEST_SETS
         ]
-        table.append([f"{model} (this tool, {next(iter(of.values())).folds} folds)", *cells])
+        table.append([f"{model} (this tool, {next(iter(of.values())).folds} folds, at {at})", *cells])
     in_folds = {f.model for f in result.folds}
     for model in dict.fromkeys(row.model for row in result.rows):
         if _is_fold(model) and _family(model) in in_folds:
@@ -289,7 +302,7 @@ def folds_table(result: Evaluation) -> pd.DataFrame:
     """Give mean ± sd over folds of the four figures that are published."""
     return pd.DataFrame(
         [
-            {"model": f.model, "data": f.data, "folds": f.folds}
+            {"model": f.model, "data": f.data, "folds": f.folds, "threshold": f.threshold}
             | {name.replace("_", " "): f.cell(name) for name in f.mean}
             for f in result.folds
         ]
@@ -311,7 +324,7 @@ def _sections(result: Evaluation) -> list[tuple[str, pd.DataFrame]]:
         ("All figures at the card's threshold, 95 % intervals", figures_table(result)),
     ]
     if result.folds:
-        sections.insert(1, ("Folds at threshold ½, mean ± sd", folds_table(result)))
+        sections.insert(1, ("Folds, mean ± sd", folds_table(result)))
     if result.experts:
         rows = [{"data": d, **asdict(e)} for d, experts in result.experts.items() for e in experts]
         sections.append(("Experts, each against the majority of the others", pd.DataFrame(rows).round(4)))
