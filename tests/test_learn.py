@@ -246,6 +246,14 @@ def test_held_out_slides_are_never_trained_on(amibr):
     assert held_out.atypical.any()
 
 
+def test_too_few_slides_to_hold_any_out_are_an_error_that_says_so(amibr):
+    crops = load_amibr(amibr / "amf", "train")
+    config = ClassifierTraining(task="classifier", folds=3, **COMMON)
+    few = crops.take(np.flatnonzero(~crops.atypical | (crops.slide <= crops.slide[5])))
+    with pytest.raises(DataError, match="2 slides with atypical figures do not make 3 folds"):
+        split_by_slide(few, config)
+
+
 def test_fields_come_with_their_points_and_without_unlabelled_ones(fields):
     loaded = load_fields(fields / "detection", leave_out={"S2"})
     assert [f.slide for f in loaded] == ["S1"]

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mitoscan.errors import OutputError
+from mitoscan.errors import DataError, OutputError
 from mitoscan.learn.augment import (
     colour_mixing,
     mix_up,
@@ -194,9 +194,22 @@ def _lowest_layers(network: CropNet, blocks: int) -> nn.ModuleList:
 
 
 def split_by_slide(crops: CropSet, config: ClassifierTraining) -> tuple[CropSet, CropSet]:
-    """Split into training and held-out crops; no slide is in both, and AMF are spread evenly."""
+    """Split into training and held-out crops; no slide is in both, and AMF are spread evenly.
+
+    Raises
+    ------
+    DataError
+        When the slides are too few for that.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
+    for kind, members in (("atypical", crops.atypical), ("normal", ~crops.atypical)):
+        slides = len(np.unique(crops.slide[members]))
+        if slides < config.folds:
+            raise DataError(
+                f"{slides} slides with {kind} figures do not make {config.folds} folds",
+                remedy="Set folds lower, or add slides.",
+            )
     folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed)
     train, held_out = list(folds.split(crops.images, crops.atypical, crops.slide))[config.fold or 0]
     return crops.take(train), crops.take(held_out)
