@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -167,30 +166,17 @@ def _fit(job: Job, training: CropSet, validate: Callable[[nn.Module], Validation
     load_imagenet(network, config.backbone)
     if config.start_from is not None:
         load_trunk(network, config.start_from)
-    frozen = _lowest_layers(network, config.frozen_blocks)
-    frozen.requires_grad_(False)
-
-    def batch_loss(net: nn.Module) -> Tensor:
-        frozen.eval()  # its batch statistics stay as they start, too
-        return _batch_loss(net, training, config, rng)
-
     average = fit(
         network,
         config,
         rng,
-        batch_loss,
+        lambda net: _batch_loss(net, training, config, rng),
         validate,
         out,
         on_step=lambda n: job.on_step(job.done + n),
     )
     assert isinstance(average, CropNet)  # noqa: S101  # a copy of what it was given
     return average
-
-
-def _lowest_layers(network: CropNet, blocks: int) -> nn.ModuleList:
-    """Give the backbone's stem and its first ``blocks`` blocks; nothing where that is 0."""
-    body: Any = network.backbone
-    return nn.ModuleList([body.conv_stem, body.bn1, *body.blocks[:blocks]] if blocks else [])
 
 
 def split_by_slide(crops: CropSet, config: ClassifierTraining) -> tuple[CropSet, CropSet]:

@@ -126,8 +126,6 @@ class ClassifierTraining(TrainConfig):
     """Side to which the centre is enlarged before the network. None: as it is."""
     start_from: str | None = None
     """Detector whose trunk the training starts from: shipped name or folder. None: ImageNet weights alone."""
-    frozen_blocks: int = Field(default=0, ge=0)
-    """The stem and so many of the backbone's blocks stay as they start; 0: all is trained, the stem too."""
     dropout: float = 0.3
     soft_labels: bool = False
     """Learn the share of the experts that called a crop atypical, and both experts' subtypes. False: the
