@@ -55,10 +55,10 @@ class ScanConfig(Frozen):
     """Write GeoJSON relative to QuPath's cropped origin where the slide has bounds."""
     min_figures: int = Field(default=20, ge=1)
     """AMF rates from fewer mitotic figures are flagged."""
-    batch_size: int = Field(default=1, ge=1)
-    """Tiles that the detector takes at once."""
-    readers: int = Field(default=2, ge=1)
-    """Threads that read pixels."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Tiles that the detector takes at once. None: one on the CPU, as many as fit on a GPU."""
+    readers: int | None = Field(default=None, ge=1)
+    """Threads that read pixels. None: as many as keep the models busy."""
     grid_shift_px: int = Field(default=0, ge=0)
     """Shifts the tile grid by so many work px; findings do not depend on it (used by the tests)."""
 

@@ -81,9 +81,8 @@ def _add_tissue(facts: Table, slide: Slide, estimate: bool) -> None:
         frame.box_to_l0(middle.x, middle.y, middle.size, middle.size), middle.size, middle.size
     )
     seconds = min(_seconds_of_a_tile(detector.heat, field) for _ in range(3))
-    facts.add_row(
-        "estimated time", f"{_duration(seconds * len(tiles))} ({len(tiles)} tiles, on this machine)"
-    )
+    seconds *= sum(tile.size**2 for tile in tiles) / middle.size**2
+    facts.add_row("estimated time", f"{_duration(seconds)} ({len(tiles)} tiles, on this machine)")
 
 
 def _seconds_of_a_tile(heat: Runtime, field: npt.NDArray[np.uint8]) -> float:

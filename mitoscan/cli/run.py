@@ -93,8 +93,13 @@ def run(
     ] = None,
     join: Annotated[bool, typer.Option("--join", help="Share the work of a run on the same folder.")] = False,
     shard: Annotated[str | None, typer.Option(help="i/n: do only the i-th of n parts.")] = None,
-    readers: Annotated[int, typer.Option(help="Threads that read pixels.")] = 2,
-    batch_size: Annotated[int, typer.Option(help="Tiles that the detector takes at once.")] = 1,
+    readers: Annotated[
+        int | None, typer.Option(help="Threads that read pixels.", show_default="by cores and device")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Tiles that the detector takes at once.", show_default="by device and memory"),
+    ] = None,
 ) -> None:
     """Find the mitotic figures of slides, tell AMF from NMF, and write tables, GeoJSON and pictures."""
     config = _scan_config(

@@ -91,7 +91,7 @@ class DetectorTraining(TrainConfig):
     """Further data sets."""
     leave_out_datasets: tuple[str, ...] = ()
     """Data sets not to train on, so that they can be tested on."""
-    tile_px: int = 1024
+    tile_px: int = 2048
     """Side of the tiles at scan time."""
     crop_px: int = 256
     sigma_cells: float = 1.25

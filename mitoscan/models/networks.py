@@ -37,19 +37,20 @@ class Normalise(nn.Module):
     ) -> None:
         super().__init__()
         self.centre_px, self.resize_px = centre_px, resize_px
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(mean), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
         if self.centre_px is not None:
             top, left = ((side - self.centre_px) // 2 for side in images.shape[1:3])
             images = images[:, top : top + self.centre_px, left : left + self.centre_px]
-        x: Tensor = images.permute(0, 3, 1, 2).float()
+        # Channels last as long as possible: it is how the convolutions want it, and saves two copies.
+        x: Tensor = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         if self.resize_px is not None and self.resize_px != x.shape[2]:
             size = (self.resize_px, self.resize_px)
             x = F.interpolate(x, size, mode="bilinear", antialias=self.resize_px < x.shape[2])
-        return (x - self.mean) / self.std
+        return x
 
 
 class HeatmapNet(nn.Module):

@@ -7,7 +7,10 @@ Both are made from the same safetensors file and agree within 1e-2.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +31,12 @@ if TYPE_CHECKING:
 _OPENVINO = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 """float32, so that the findings do not depend on what the CPU offers."""
 
-_GRAPH = 3
+_BYTES_A_PX = 400
+"""Memory of a pass for each pixel of a tile: twice what the widest layers hold in bfloat16."""
+_MOST_AT_ONCE = 8
+"""Larger batches gain nothing: a tile alone has work for a whole GPU."""
+
+_GRAPH = 4
 """Raised when the graph made from the same weights changes, so that no old one is taken from the cache."""
 
 Images = npt.NDArray[np.uint8]
@@ -63,7 +71,7 @@ def pick_backend(device: Device) -> Backend:
     ConfigError
         When ``device`` names an accelerator that torch cannot use here.
     """
-    if device == "cpu":
+    if device == "cpu" or (device == "auto" and not _has_driver()):
         return "cpu"
     import torch
 
@@ -75,6 +83,16 @@ def pick_backend(device: Device) -> Backend:
             f"device {device} is not available here", remedy="Use --device auto or --device cpu."
         )
     return device
+
+
+def _has_driver() -> bool:
+    """Whether there may be an accelerator here: only then is torch, which takes seconds, imported to ask."""
+    if sys.platform == "darwin" or Path("/dev/kfd").exists():  # Metal; AMD's kernel driver
+        return True
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        return True
+    return False
 
 
 def load_runtime(
@@ -144,7 +162,10 @@ def _shapes_of(card: ModelCard, folder: Path) -> Shapes:
 
 
 class TorchRuntime:
-    """Executes a network with torch: bf16 autocast and channels_last on CUDA, float32 elsewhere."""
+    """Executes a network with torch: bf16 autocast and channels_last on CUDA, float32 elsewhere.
+
+    A batch for which there is not enough memory is done in halves.
+    """
 
     def __init__(self, network: nn.Module, backend: Backend) -> None:
         import torch
@@ -160,15 +181,58 @@ class TorchRuntime:
         return self.with_embedding(images)[0]
 
     def with_embedding(self, images: Images) -> tuple[Floats, Floats | None]:
-        """See ``EmbeddingRuntime``."""
-        torch = self._torch
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
-        half = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda")
+        """See ``EmbeddingRuntime``.
+
+        Raises
+        ------
+        ConfigError
+            When the memory is too small for a single picture.
+        """
+        try:
+            return self._run(images)
+        except self._torch.OutOfMemoryError as exc:
+            if len(images) == 1:
+                raise ConfigError(
+                    f"not enough memory on {self._device} for a picture of {images.shape[1]} px",
+                    remedy="End what else runs on it, or use --device cpu.",
+                ) from exc
+        self._torch.cuda.empty_cache()
+        (first, more), (second, rest) = map(self.with_embedding, np.array_split(images, 2))
+        both = None if more is None or rest is None else np.concatenate([more, rest])
+        return np.concatenate([first, second]), both
+
+    def images_at_once(self, side: int) -> int:
+        """Give how many pictures of ``side`` px make a batch that fits into the free memory."""
+        if self._device.type != "cuda":
+            return 1
+        free, _ = self._torch.cuda.mem_get_info(self._device)
+        return int(np.clip(free // (side * side * _BYTES_A_PX), 1, _MOST_AT_ONCE))
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether it runs elsewhere than on the CPU."""
+        return self._device.type != "cpu"
+
+    def _run(self, images: Images) -> tuple[Floats, Floats | None]:
+        torch, cuda = self._torch, self._device.type == "cuda"
+        batch = torch.from_numpy(np.ascontiguousarray(images))
+        batch = (batch.pin_memory() if cuda else batch).to(self._device, non_blocking=cuda)
+        half = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=cuda)
         with torch.inference_mode(), half:
             outputs = self._network(batch)
         parts = outputs if isinstance(outputs, tuple) else (outputs,)
         arrays: list[Floats] = [part.float().cpu().numpy() for part in parts]
         return arrays[0], arrays[1] if len(arrays) > 1 else None
+
+
+def images_at_once(runtime: Runtime, side: int) -> int:
+    """Give the batch that suits a runtime for pictures of ``side`` px: one on the CPU."""
+    return runtime.images_at_once(side) if isinstance(runtime, TorchRuntime) else 1
+
+
+def on_accelerator(runtime: Runtime) -> bool:
+    """Whether a runtime leaves the CPU to others."""
+    return isinstance(runtime, TorchRuntime) and runtime.on_accelerator
 
 
 class OpenVinoRuntime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -103,6 +103,47 @@ class Classifier:
         crops = pool.read(
             Region(frame.box_to_l0(a, b, side, side), side) for a, b in zip(left, top, strict=True)
         )
+        return self._of_crops(crops, on_crops, on_embeddings)
+
+    def run_inside(
+        self,
+        image: npt.NDArray[np.uint8],
+        x: Float,
+        y: Float,
+        on_embeddings: Callable[[Floats], None] = lambda _: None,
+    ) -> Float:
+        """Classify what lies in a picture that is already in memory, with the same result as ``run``.
+
+        Parameters
+        ----------
+        image
+            uint8 (H, W, 3) at the card's mpp, its corner on whole work px of the slide.
+        x, y
+            (N,) px of ``image``, at least ``reach_px`` from its borders.
+        on_embeddings
+            As in ``run``.
+
+        Returns
+        -------
+        float64 (N, 1 + K)
+            p_atypical and the subtypes' probabilities.
+        """
+        side = self.card.input_px
+        corners = np.stack([np.round(x), np.round(y)], axis=1).astype(np.intp) - side // 2
+        crops = (image[top : top + side, left : left + side] for left, top in corners)
+        return self._of_crops(crops, lambda _: None, on_embeddings)
+
+    @property
+    def reach_px(self) -> int:
+        """How far about a position its crop may reach, px."""
+        return self.card.input_px // 2 + 1
+
+    def _of_crops(
+        self,
+        crops: Iterator[npt.NDArray[np.uint8]],
+        on_crops: Callable[[int], None],
+        on_embeddings: Callable[[Floats], None],
+    ) -> Float:
         parts: list[Float] = [np.empty((0, 1 + len(self.card.subtypes)))]
         while batch := list(islice(crops, BATCH)):
             probabilities, embeddings = self.look(np.stack(batch))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ from shapely import MultiPolygon, box, contains_xy, prepare
 
 from mitoscan.config import Device, PointName
 from mitoscan.models.card import ModelCard
-from mitoscan.models.runtime import Runtime, load_runtime
+from mitoscan.models.runtime import Runtime, images_at_once, load_runtime
 from mitoscan.models.tiatoolbox_models import is_tiatoolbox, load_tiatoolbox_runtime
 from mitoscan.models.zoo import find_model
 from mitoscan.scan.merge import merge
@@ -29,18 +31,50 @@ Float = npt.NDArray[np.float64]
 MERGE_RADIUS_UM = 7.5
 FLOOR_SHARE = 0.25
 """Candidates below this share of the operating point are dropped; those above stay in the table."""
-_SLACK_PX = 2.0
+MARGIN_SLACK_PX = 2.0
 """Positions differ by fractions of a pixel between neighbouring tiles: each tile keeps what lies so far
 outside its core too, lest a figure on the line belong to neither. Merging removes the double."""
 
-T = TypeVar("T")
+_GRID_PX = 16
+"""Tiles begin at multiples of it, lest the network see the same figure on another phase of its grid."""
+_HALVINGS = 2
+"""How often the core of a tile is halved, where the network takes pictures of any size."""
+_UNDER_WAY = 2
+"""Batches that the network has or waits for."""
+
+Pixels = npt.NDArray[np.uint8]
+Batch = list[tuple[Tile, Pixels]]
+
+
+class Candidates(NamedTuple):
+    """What a detector found, highest score first; arrays of equal length."""
+
+    x: Float
+    """(K,), level-0 px."""
+    y: Float
+    p: Float
+    """(K,), p_mitosis."""
+    seen: Float
+    """(K, C): what the visitor of the tiles said of each."""
+
+
+Visitor = Callable[[Tile, Pixels, Float], Float]
+"""Shown each tile, its pixels, uint8 (size, size, 3), and its candidates, (K, 3): x and y in work px, p.
+Gives (K, C) numbers about them, which stay with them through merging."""
+
+
+def _just_look(_tile: Tile, _pixels: Pixels, found: Float) -> Float:
+    return np.empty((len(found), 0))
 
 
 class Detector:
     """A detector ready to run. Made by ``mitoscan.load_detector``."""
 
-    def __init__(self, card: ModelCard, runtime: Runtime, threshold: float | None = None) -> None:
+    def __init__(
+        self, card: ModelCard, runtime: Runtime, threshold: float | None = None, *, any_size: bool = True
+    ) -> None:
         self.card = card
+        self._any_size = any_size
         self.threshold = card.operating_point.threshold if threshold is None else threshold
         """p_mitosis from which a finding counts as a mitotic figure."""
         self.heat = runtime
@@ -74,7 +108,7 @@ class Detector:
         everywhere = MultiPolygon([box(0, 0, image.shape[1], image.shape[0])])
         tiles = self.plan(frame, image.shape[1], image.shape[0], everywhere)
         with ReaderPool(lambda: slide, 1) as pool:
-            x, y, p = self.run(tiles, frame, pool)
+            x, y, p, _ = self.run(tiles, frame, pool)
         inside = (x >= 0) & (y >= 0) & (x < image.shape[1]) & (y < image.shape[0])
         found = pd.DataFrame({"x": x, "y": y, "p_mitosis": p, "is_mf": p >= self.threshold})
         result: pd.DataFrame = found[inside].reset_index(drop=True)
@@ -84,6 +118,10 @@ class Detector:
         self, frame: WorkFrame, width_l0: int, height_l0: int, area: MultiPolygon, shift_px: int = 0
     ) -> list[Tile]:
         """Lay out this detector's tiles over ``area`` (level-0 px)."""
+        core = self.card.input_px - 2 * self.card.margin_px
+        halvings = _HALVINGS if self._any_size else 0
+        while core % (_GRID_PX << halvings) and halvings:
+            halvings -= 1
         return plan_tiles(
             frame,
             width_l0,
@@ -92,6 +130,7 @@ class Detector:
             tile_px=self.card.input_px,
             margin_px=self.card.margin_px,
             shift_px=shift_px,
+            halvings=halvings,
         )
 
     def run(
@@ -99,11 +138,14 @@ class Detector:
         tiles: Sequence[Tile],
         frame: WorkFrame,
         pool: ReaderPool,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         on_tiles: Callable[[int], None] = lambda _: None,
-        on_pixels: Callable[[Tile, npt.NDArray[np.uint8]], None] = lambda _, __: None,
-    ) -> tuple[Float, Float, Float]:
+        visit: Visitor = _just_look,
+    ) -> Candidates:
         """Read ``tiles``, find candidates and merge them.
+
+        Reading, the network and what is done with its heat maps go on side by side, each in threads of its
+        own.
 
         Parameters
         ----------
@@ -112,29 +154,42 @@ class Detector:
         pool
             Reads the pixels.
         batch_size
-            Tiles that the network takes at once.
+            Tiles that the network takes at once, at most; they have the same size. None: as suits the device.
         on_tiles
             Told how many tiles are done after each batch.
-        on_pixels
-            Shown each tile and its pixels, uint8 (size, size, 3).
-
-        Returns
-        -------
-        x, y, p
-            (K,) each: level-0 px and p_mitosis, highest first.
+        visit
+            See ``Visitor``.
         """
         pixels = pool.read(Region(frame.box_to_l0(t.x, t.y, t.size, t.size), t.size) for t in tiles)
+        size = batch_size or images_at_once(self.heat, self.card.input_px)
         parts: list[Float] = []
-        for group in _batches(zip(tiles, pixels, strict=True), batch_size):
-            heats = self.heat(np.stack([image for _, image in group]))
-            for tile, image in group:
-                on_pixels(tile, image)
-            parts += [self._candidates(tile, h) for (tile, _), h in zip(group, heats, strict=True)]
-            on_tiles(len(group))
+        for batch, heats in self._heats(_batches(zip(tiles, pixels, strict=True), size)):
+            for (tile, image), heat in zip(batch, heats, strict=True):
+                found = self._candidates(tile, heat)
+                parts.append(np.hstack([found, visit(tile, image, found)]))
+            on_tiles(len(batch))
         found = np.concatenate(parts) if parts else np.empty((0, 3))
         kept = found[merge(found[:, 0], found[:, 1], found[:, 2], MERGE_RADIUS_UM / frame.mpp)]
         x, y = frame.to_l0(kept[:, 0], kept[:, 1])
-        return x, y, kept[:, 2]
+        return Candidates(x, y, kept[:, 2], kept[:, 3:])
+
+    def _heats(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+        """Run the network in a thread, ahead of whoever takes its heat maps."""
+        waiting: deque[tuple[Batch, Future[npt.NDArray[np.float32]]]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="detector") as thread:
+            try:
+                for batch in batches:
+                    images = np.stack([image for _, image in batch])
+                    waiting.append((batch, thread.submit(self.heat, images)))
+                    if len(waiting) >= _UNDER_WAY:
+                        done, heats = waiting.popleft()
+                        yield done, heats.result()
+                while waiting:
+                    done, heats = waiting.popleft()
+                    yield done, heats.result()
+            finally:
+                for _, future in waiting:
+                    future.cancel()
 
     def _candidates(self, tile: Tile, heat: npt.NDArray[np.float32]) -> Float:
         """Candidates of one tile's core: (K, 3), x and y in work px, p."""
@@ -142,21 +197,23 @@ class Detector:
         stride = tile.size / len(heat)
         x, y = tile.x + x * stride, tile.y + y * stride
         left, top, right, bottom = tile.core
-        near = (x > left - _SLACK_PX) & (x < right + _SLACK_PX)
-        near &= (y > top - _SLACK_PX) & (y < bottom + _SLACK_PX)
+        near = (x > left - MARGIN_SLACK_PX) & (x < right + MARGIN_SLACK_PX)
+        near &= (y > top - MARGIN_SLACK_PX) & (y < bottom + MARGIN_SLACK_PX)
         return np.stack([x, y, p], axis=1)[near]
 
 
-def keep_inside(area: MultiPolygon, x: Float, y: Float, p: Float) -> tuple[Float, Float, Float]:
-    """Drop what lies outside ``area``, which the tiles reach over; all in level-0 px."""
+def keep_inside(area: MultiPolygon, found: Candidates) -> Candidates:
+    """Drop what lies outside ``area`` (level-0 px), which the tiles reach over."""
     prepare(area)
-    inside = contains_xy(area, x, y)
-    return x[inside], y[inside], p[inside]
+    inside = contains_xy(area, found.x, found.y)
+    return Candidates(*(column[inside] for column in found))
 
 
-def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    while group := list(islice(items, size)):
-        yield group
+def _batches(items: Iterable[tuple[Tile, Pixels]], size: int) -> Iterator[Batch]:
+    """Put neighbours of equal size together, at most ``size`` of them."""
+    for _, alike in groupby(items, key=lambda item: item[0].size):
+        while batch := list(islice(alike, size)):
+            yield batch
 
 
 def load_detector(
@@ -189,5 +246,6 @@ def load_detector(
     folder, card = find_model(name_or_folder, "detector")
     if threshold is None:
         threshold = card.point(operating_point).threshold
-    load = load_tiatoolbox_runtime if is_tiatoolbox(name_or_folder) else load_runtime
-    return Detector(card, load(folder, card, device), threshold)
+    foreign = is_tiatoolbox(name_or_folder)
+    load = load_tiatoolbox_runtime if foreign else load_runtime
+    return Detector(card, load(folder, card, device), threshold, any_size=not foreign)

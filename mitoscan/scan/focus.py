@@ -20,7 +20,8 @@ Float = npt.NDArray[np.float64]
 
 BLOCK_PX = 128
 """Side of a block: 32 µm, large enough to hold some nuclei."""
-_BLOCKS_A_SIDE = 3
+_SPACING_PX = 256
+"""Mean distance of blocks: one block in four is measured."""
 _MIN_DENSITY = 0.08
 """Mean green optical density from which a block is taken for tissue."""
 _MIN_CONTRAST = 5e-5
@@ -46,13 +47,13 @@ def _difference(plane: npt.NDArray[np.float32], px: int) -> float:
 
 
 def blocks_of(image: UInt8, margin_px: int = 0) -> list[UInt8]:
-    """Give up to nine blocks, spread evenly over ``image`` without its margin."""
+    """Give blocks, spread evenly over ``image`` without its margin."""
     rows, columns = (_starts(side - 2 * margin_px) for side in image.shape[:2])
     return [image[y : y + BLOCK_PX, x : x + BLOCK_PX] for y in margin_px + rows for x in margin_px + columns]
 
 
 def _starts(side: int) -> npt.NDArray[np.int64]:
-    count = min(_BLOCKS_A_SIDE, side // BLOCK_PX)
+    count = max(side // _SPACING_PX, min(side // BLOCK_PX, 1))
     slack = side / count - BLOCK_PX if count else 0.0
     return np.round(np.arange(count) * (BLOCK_PX + slack) + slack / 2).astype(np.int64)
 

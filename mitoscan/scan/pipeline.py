@@ -2,10 +2,12 @@
 
 ::
 
-    open ─ tissue mask ─ tile plan ─ [reader threads] ─ tiles ─ detector ─ candidates ─ merge
-                                                                                          │
-    SlideResult ─ score ─ findings table ─ classifier ─ crops ─ [reader threads] ─────────┘
+    open ─ tissue mask ─ tile plan ─ [reader threads] ─ tiles ─ [detector's thread] ─ heat maps ─ candidates
+                                                                                                      │
+    SlideResult ─ score ─ findings table ─ merge ─ classifier ─ crops, cut from the tiles in memory ──┘
           └────── pictures of the figures ─ [reader threads] ─┘
+
+Crops that the tiles do not hold (another pixel size, candidates from a file) are read after merging.
 """
 
 from __future__ import annotations
@@ -20,31 +22,31 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import shapely
+from PIL import Image
 from shapely import MultiPolygon
 
 from mitoscan.config import ScanConfig
 from mitoscan.errors import ConfigError, RoiError
 from mitoscan.models.card import ModelCard
+from mitoscan.models.runtime import on_accelerator
 from mitoscan.scan.candidates import CandidateFiles, FirstStage
 from mitoscan.scan.classify import CLASSIFY_SHARE, Classifier, load_classifier
-from mitoscan.scan.detect import Detector, keep_inside, load_detector
+from mitoscan.scan.detect import MARGIN_SLACK_PX, Candidates, Detector, keep_inside, load_detector
 from mitoscan.scan.findings import Identity, Thresholds, build_findings, mark_hotspot
 from mitoscan.scan.gallery import read_crops
 from mitoscan.scan.progress import Progress, Silent
 from mitoscan.scan.qc import QualityCheck
-from mitoscan.scan.readers import ReaderPool
+from mitoscan.scan.readers import ReaderPool, threads_for
 from mitoscan.scan.result import SlideResult
 from mitoscan.scan.score import Hotspot, find_hotspot, summarise
 from mitoscan.slide.base import Slide, SlideInfo
-from mitoscan.slide.reader import open_slide
+from mitoscan.slide.reader import open_slide, shared_opener
 from mitoscan.slide.roi import load_roi
+from mitoscan.slide.tiling import Tile
 from mitoscan.slide.tissue import CoarseView, area_mm2, coarse_view, find_tissue, polygons_of
 from mitoscan.units import Box
 
 Float = npt.NDArray[np.float64]
-Found = tuple[Float, Float, Float]
-"""x, y (level-0 px) and p_mitosis of candidates."""
-
 THUMBNAIL_PX = 1600
 
 
@@ -54,6 +56,11 @@ class Models:
 
     detector: Detector | CandidateFiles
     classifier: Classifier
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether the detector leaves the CPU to the readers."""
+        return isinstance(self.detector, Detector) and on_accelerator(self.detector.heat)
 
 
 @dataclass
@@ -143,19 +150,18 @@ def scan_slide(
             view = coarse_view(slide) if config.tissue_mask else None
             area = scan_area(slide, config, view)
             check.see_slide(view, area)
-            del view  # large
         with watch.stage("thumbnail"):
-            thumbnail = read_thumbnail(slide)
+            thumbnail = read_thumbnail(slide, view)
+        del view  # large
     tissue_mm2 = area_mm2(area, info.known_mpp())
-    with ReaderPool(lambda: open_slide(path, mpp=config.mpp), config.readers) as pool:
+    readers = config.readers or threads_for(cpu_is_busy=not models.on_accelerator)
+    with ReaderPool(shared_opener(path, mpp=config.mpp), readers) as pool:
         with watch.stage("detect"):
-            first, (x, y, p) = _first_stage(
-                models.detector, info, area, tissue_mm2, config, pool, progress, check
-            )
+            first, found = _first_stage(models, info, area, tissue_mm2, config, pool, progress, check)
         with watch.stage("classify"):
-            probabilities = _classify(models, info, (x, y, p), pool, progress, check)
+            found = _classify_rest(models, info, found, pool, progress, check)
         with watch.stage("score"):
-            findings, hotspot = _table(config, first, models.classifier.card, info, (x, y, p), probabilities)
+            findings, hotspot = _table(config, first, models.classifier.card, info, found)
         with watch.stage("pictures"):
             crops = read_crops(findings, info, pool)
     quality = check.quality()
@@ -211,17 +217,22 @@ def scan_area(slide: Slide, config: ScanConfig, view: CoarseView | None = None) 
     return both
 
 
-def read_thumbnail(slide: Slide) -> npt.NDArray[np.uint8]:
-    """Read the whole slide at up to ``THUMBNAIL_PX`` px a side: uint8 (h, w, 3) with square pixels."""
+def read_thumbnail(slide: Slide, view: CoarseView | None = None) -> npt.NDArray[np.uint8]:
+    """Give the whole slide at up to ``THUMBNAIL_PX`` px a side: uint8 (h, w, 3) with square pixels.
+
+    It is shrunk from ``view`` where that is fine enough, so that a slide with one level is not decoded twice.
+    """
     info, mpp = slide.info, slide.info.known_mpp()
     width_um, height_um = info.width_l0 * mpp.x, info.height_l0 * mpp.y
     um_per_px = max(max(width_um, height_um) / THUMBNAIL_PX, min(mpp.x, mpp.y))
     size = max(1, round(width_um / um_per_px)), max(1, round(height_um / um_per_px))
+    if view is not None and view.mpp <= um_per_px:
+        return np.asarray(Image.fromarray(view.picture).resize(size, Image.Resampling.BILINEAR))
     return slide.read(Box(0, 0, info.width_l0, info.height_l0), *size)
 
 
 def _first_stage(
-    stage: Detector | CandidateFiles,
+    models: Models,
     info: SlideInfo,
     area: MultiPolygon,
     tissue_mm2: float,
@@ -229,17 +240,19 @@ def _first_stage(
     pool: ReaderPool,
     progress: Progress,
     check: QualityCheck,
-) -> tuple[FirstStage, Found]:
-    """Give the slide's candidates, and what made them."""
-    if isinstance(stage, CandidateFiles):
-        if config.candidates is None:
-            raise ConfigError("models without a detector, but no candidates in the configuration")
-        found, card = stage.find(config.candidates, info, area, config)
-        return card, found
-    return stage.card, _detect(stage, info, area, tissue_mm2, config, pool, progress, check)
+) -> tuple[FirstStage, Candidates]:
+    """Give the slide's candidates, classified where that cost no reading, and what made them."""
+    stage = models.detector
+    if not isinstance(stage, CandidateFiles):
+        return stage.card, _detect(models, stage, info, area, tissue_mm2, config, pool, progress, check)
+    if config.candidates is None:
+        raise ConfigError("models without a detector, but no candidates in the configuration")
+    (x, y, p), card = stage.find(config.candidates, info, area, config)
+    return card, Candidates(x, y, p, _unknown(len(p), models.classifier))
 
 
 def _detect(
+    models: Models,
     detector: Detector,
     info: SlideInfo,
     area: MultiPolygon,
@@ -248,33 +261,58 @@ def _detect(
     pool: ReaderPool,
     progress: Progress,
     check: QualityCheck,
-) -> Found:
-    """Give x, y (level-0 px) and p of the merged candidates inside ``area``."""
+) -> Candidates:
+    """Find the merged candidates inside ``area``, and classify them while their tiles are in memory."""
     frame = info.frame(detector.card.mpp)
     tiles = detector.plan(frame, info.width_l0, info.height_l0, area, config.grid_shift_px)
+    classifier = models.classifier
+    in_memory = (
+        classifier.card.mpp == detector.card.mpp
+        and classifier.reach_px + MARGIN_SLACK_PX <= detector.card.margin_px
+    )
+    shapely.prepare(area)
+
+    def visit(tile: Tile, image: npt.NDArray[np.uint8], found: Float) -> Float:
+        check.see_tile(tile, image)
+        seen = _unknown(len(found), classifier)
+        if in_memory and len(found):
+            x, y, p = found.T
+            worth = _worth(detector, p) & shapely.contains_xy(area, *frame.to_l0(x, y))
+            seen[worth] = classifier.run_inside(image, x[worth] - tile.x, y[worth] - tile.y, check.see_crops)
+        return seen
+
     progress.start("detecting", len(tiles), tissue_mm2)
-    found = detector.run(tiles, frame, pool, config.batch_size, progress.advance, check.see_tile)
-    return keep_inside(area, *found)
+    found = detector.run(tiles, frame, pool, config.batch_size, progress.advance, visit)
+    return keep_inside(area, found)
 
 
-def _classify(
+def _worth(detector: Detector | CandidateFiles, p: Float) -> npt.NDArray[np.bool_]:
+    """Which candidates are worth a look: all but those far below the operating point."""
+    return p >= detector.threshold * CLASSIFY_SHARE
+
+
+def _unknown(count: int, classifier: Classifier) -> Float:
+    """(count, 1 + K) of nan: not classified."""
+    return np.full((count, 1 + len(classifier.card.subtypes)), np.nan)
+
+
+def _classify_rest(
     models: Models,
     info: SlideInfo,
-    found: Found,
+    found: Candidates,
     pool: ReaderPool,
     progress: Progress,
     check: QualityCheck,
-) -> Float:
-    """Give (N, 1 + K) probabilities; nan for candidates far below the operating point."""
-    x, y, p = found
-    worth = p >= models.detector.threshold * CLASSIFY_SHARE
-    progress.start("classifying", int(worth.sum()), 0.0)
-    card = models.classifier.card
-    result = np.full((len(p), 1 + len(card.subtypes)), np.nan)
-    frame = info.frame(card.mpp)
-    run = models.classifier.run
-    result[worth] = run(x[worth], y[worth], frame, pool, progress.advance, check.see_crops)
-    return result
+) -> Candidates:
+    """Classify the candidates that are worth it and were not yet; the others keep their nan."""
+    x, y, p, seen = found
+    left = _worth(models.detector, p) & np.isnan(seen[:, 0])
+    if not left.any():
+        return found
+    progress.start("classifying", int(left.sum()), 0.0)
+    frame, run = info.frame(models.classifier.card.mpp), models.classifier.run
+    seen[left] = run(x[left], y[left], frame, pool, progress.advance, check.see_crops)
+    return found
 
 
 def _table(
@@ -282,17 +320,16 @@ def _table(
     detector: FirstStage,
     classifier: ModelCard,
     info: SlideInfo,
-    found: Found,
-    probabilities: Float,
+    found: Candidates,
 ) -> tuple[pd.DataFrame, Hotspot | None]:
     """Give the findings table, hot spot marked, and the hot spot."""
     mpp = info.known_mpp()
     findings = build_findings(
-        x_l0=found[0],
-        y_l0=found[1],
-        p_mitosis=found[2],
-        p_atypical=probabilities[:, 0],
-        p_subtypes=probabilities[:, 1:] if config.subtypes else None,
+        x_l0=found.x,
+        y_l0=found.y,
+        p_mitosis=found.p,
+        p_atypical=found.seen[:, 0],
+        p_subtypes=found.seen[:, 1:] if config.subtypes else None,
         thresholds=Thresholds.of(config, detector, classifier),
         mpp=mpp,
         identity=Identity(info.identity, detector.sha256, classifier.sha256),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +16,21 @@ import numpy.typing as npt
 from mitoscan.slide.base import Slide
 from mitoscan.units import Box
 
-LOOK_AHEAD = 3
+LOOK_AHEAD = 2
 """Regions under way or waiting, for each thread."""
+_MOST_THREADS = 16
+
+
+def threads_for(cpu_is_busy: bool) -> int:
+    """Give how many threads keep the models busy on the cores that this process may use.
+
+    Parameters
+    ----------
+    cpu_is_busy
+        The models run on the same cores; reading a slide is then about a quarter of all work.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_THREADS, max(2, cores // 4 if cpu_is_busy else cores))
 
 
 @dataclass(frozen=True)

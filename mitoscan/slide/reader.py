@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import openslide
@@ -26,11 +27,13 @@ from mitoscan.slide.base import (
 from mitoscan.slide.image_reader import IMAGE_SUFFIXES, OPEN_REMEDY, ImageSlide
 from mitoscan.units import Box, Mpp
 
-__all__ = ["Level", "Slide", "SlideInfo", "open_slide"]
+__all__ = ["Level", "Slide", "SlideInfo", "open_slide", "shared_opener"]
 
 _TIATOOLBOX_SUFFIXES = (".dcm", ".jp2", ".ome.tif", ".ome.tiff", ".zarr", ".ngff")
 
 _ONE_FILE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".svslide", ".bif")
+_CACHE_BYTES = 128 * 2**20
+"""Decoded tiles that OpenSlide keeps: more than a band of the detector's tiles needs of 40x slides."""
 _CHECKED_PX = 10**8
 _LEAST_BYTES_A_PX = 1e-4
 
@@ -38,10 +41,12 @@ _LEAST_BYTES_A_PX = 1e-4
 class _OpenSlideSlide(Slide):
     """A slide that OpenSlide decodes."""
 
-    def __init__(self, path: Path, *, mpp: float | None, cache_bytes: int, require_mpp: bool) -> None:
+    def __init__(
+        self, path: Path, *, mpp: float | None, cache: openslide.OpenSlideCache, require_mpp: bool
+    ) -> None:
         self._handle = openslide.OpenSlide(path)
         try:
-            self._handle.set_cache(openslide.OpenSlideCache(cache_bytes))
+            self._handle.set_cache(cache)
             self.info = self._describe(path, mpp, require_mpp)
         except MitoscanError:
             self._handle.close()
@@ -92,7 +97,6 @@ def open_slide(
     path: Path | str,
     *,
     mpp: float | None = None,
-    cache_bytes: int = 64 * 2**20,
     require_mpp: bool = True,
 ) -> Slide:
     """Open a slide or an image.
@@ -106,8 +110,6 @@ def open_slide(
         File, or the folder of an NGFF slide.
     mpp
         µm per level-0 px along both axes; overrides the file's.
-    cache_bytes
-        Decoded tiles that OpenSlide keeps for this handle.
     require_mpp
         False: a slide without a usable pixel size opens too, with ``info.mpp`` None.
 
@@ -122,10 +124,23 @@ def open_slide(
     MissingExtraError
         The format needs the extra ``mitoscan[tiatoolbox]``, which is absent.
     """
-    path = Path(path)
+    return _open(Path(path), mpp, require_mpp, openslide.OpenSlideCache(_CACHE_BYTES))
+
+
+def shared_opener(path: Path | str, *, mpp: float | None = None) -> Callable[[], Slide]:
+    """Give what opens further handles of one slide, one for each thread that reads.
+
+    They share the tiles that OpenSlide has decoded: what one thread read, its neighbour need not. Raises as
+    ``open_slide`` does when called.
+    """
+    cache = openslide.OpenSlideCache(_CACHE_BYTES)
+    return lambda: _open(Path(path), mpp, True, cache)
+
+
+def _open(path: Path, mpp: float | None, require_mpp: bool, cache: openslide.OpenSlideCache) -> Slide:
     _check_file(path, mpp)
     try:
-        return _OpenSlideSlide(path, mpp=mpp, cache_bytes=cache_bytes, require_mpp=require_mpp)
+        return _OpenSlideSlide(path, mpp=mpp, cache=cache, require_mpp=require_mpp)
     except openslide.OpenSlideUnsupportedFormatError:
         refusal = "not a slide or an image that can be read"
     except openslide.OpenSlideError as exc:

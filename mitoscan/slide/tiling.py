@@ -12,6 +12,11 @@ from shapely import MultiPolygon, affinity
 
 from mitoscan.units import WorkFrame
 
+Mask = npt.NDArray[np.bool_]
+
+_BAND = 4
+"""Largest cores across a band of tiles."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -49,8 +54,13 @@ def plan_tiles(
     tile_px: int,
     margin_px: int,
     shift_px: int = 0,
+    halvings: int = 0,
 ) -> list[Tile]:
     """Lay out the tiles whose cores meet an area.
+
+    Large tiles waste little on their margins, small ones little on what lies beside the area. So where four
+    cores of half the side, or those of them that meet the area, have fewer pixels with their margins, they
+    stand in for the large one, and so on.
 
     Parameters
     ----------
@@ -61,25 +71,84 @@ def plan_tiles(
     area
         What is to be scanned, level-0 px; parts off the slide are ignored.
     tile_px, margin_px
-        Side of a tile and its margin on each side, work px.
+        Side of the largest tiles and the margin of all on each side, work px.
     shift_px
-        Moves the grid left and up by so many work px (modulo the core's side).
+        Moves the grid left and up by so many work px (modulo the largest core's side).
+    halvings
+        How often a core may be halved.
 
     Returns
     -------
-    Row by row. Every point of the area on the slide is in exactly one tile's core.
+    In bands of a few tiles' width, row by row in each, so that pixels that neighbours share are read again
+    soon. Every point of the area on the slide is in exactly one tile's core.
+
+    Raises
+    ------
+    ValueError
+        When nothing is left between the margins, or the core cannot be halved so often.
     """
     core = tile_px - 2 * margin_px
     if core < 1 or margin_px < 0:
         raise ValueError(f"tiles of {tile_px} px with margins of {margin_px} px have no core")
+    if core % 2**halvings:
+        raise ValueError(f"a core of {core} px cannot be halved {halvings} times")
     start = -(shift_px % core)
+    cell = core >> halvings
+    right, bottom = width_l0 / frame.l0_per_px_x, height_l0 / frame.l0_per_px_y
+    lefts, tops = (_starts(start, math.ceil(far), core, cell) for far in (right, bottom))
     scaled = affinity.scale(area, 1 / frame.l0_per_px_x, 1 / frame.l0_per_px_y, origin=(0, 0))
-    lefts = np.arange(start, math.ceil(width_l0 / frame.l0_per_px_x), core)
-    tops = np.arange(start, math.ceil(height_l0 / frame.l0_per_px_y), core)
-    x, y = (grid.ravel() for grid in np.meshgrid(lefts, tops))
+    on_slide = np.outer((tops < bottom) & (tops + cell > 0), (lefts < right) & (lefts + cell > 0))
+    x, y = (grid[on_slide] for grid in np.meshgrid(lefts, tops))
     shapely.prepare(scaled)
-    meets = shapely.intersects(scaled, shapely.box(x, y, x + core, y + core))
-    return [
-        Tile(int(left) - margin_px, int(top) - margin_px, tile_px, margin_px)
-        for left, top in zip(x[meets], y[meets], strict=True)
+    wanted = on_slide.copy()
+    wanted[on_slide] = shapely.intersects(scaled, shapely.box(x, y, x + cell, y + cell))
+    sides = [core >> halved for halved in range(halvings + 1)]
+    chosen = [
+        (start + int(column) * side, start + int(row) * side, side)
+        for side, taken in zip(sides, _cheapest(wanted, [s + 2 * margin_px for s in sides]), strict=True)
+        for row, column in zip(*np.nonzero(taken), strict=True)
     ]
+
+    def place(square: tuple[int, int, int]) -> tuple[int, ...]:
+        x, y, _ = square
+        column, row = (x - start) // core, (y - start) // core
+        return column // _BAND, row, column, y, x
+
+    return [
+        Tile(x - margin_px, y - margin_px, side + 2 * margin_px, margin_px)
+        for x, y, side in sorted(chosen, key=place)
+    ]
+
+
+def _starts(start: int, end: int, core: int, cell: int) -> npt.NDArray[np.int64]:
+    """Give where cells begin that fill whole cores from ``start`` to ``end`` or beyond."""
+    return np.arange(start, start + -(-(end - start) // core) * core, cell, dtype=np.int64)
+
+
+def _cheapest(wanted: Mask, sides: list[int]) -> list[Mask]:
+    """Cover the wanted cells with squares of fewest pixels.
+
+    Parameters
+    ----------
+    wanted
+        Cells of the smallest kind, rows × columns.
+    sides
+        Of the tiles of each kind with their margins, largest first; the cores of each kind are twice as long
+        as those of the next.
+
+    Returns
+    -------
+    Which squares of each kind to take; together their cores hold each wanted cell once.
+    """
+    costs = [wanted * float(sides[-1]) ** 2]
+    whole = [wanted]
+    for side in reversed(sides[:-1]):
+        rows, columns = (n // 2 for n in costs[0].shape)
+        parts = costs[0].reshape(rows, 2, columns, 2).sum(axis=(1, 3))
+        whole.insert(0, parts >= float(side) ** 2)
+        costs.insert(0, np.minimum(parts, float(side) ** 2))
+    taken, open_ = [], np.ones_like(whole[0])
+    for fits in whole:
+        taken.append(open_ & fits)
+        open_ = np.repeat(np.repeat(open_ & ~fits, 2, axis=0), 2, axis=1)
+    return taken
