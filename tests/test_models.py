@@ -7,6 +7,8 @@ import json
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 
 import fakes
 import numpy as np
@@ -18,7 +20,7 @@ import mitoscan
 from mitoscan.errors import ConfigError, ModelError
 from mitoscan.models.card import WEIGHTS_NAME, checked_weights, load_card, save_card, sha256_of
 from mitoscan.models.networks import build_network
-from mitoscan.models.runtime import OpenVinoRuntime, TorchRuntime, load_network, pick_backend
+from mitoscan.models.runtime import OpenVinoRuntime, TorchRuntime, images_at_once, load_network, pick_backend
 from mitoscan.models.zoo import DEFAULTS, find_model, shipped_models
 
 
@@ -252,3 +254,51 @@ def test_the_shipped_runtimes_agree_on_every_default_model():
         images = np.random.default_rng(2).integers(0, 255, (2, side, side, 3), dtype=np.uint8)
         a = TorchRuntime(load_network(weights, card), "cpu")(images)
         np.testing.assert_allclose(a, OpenVinoRuntime(weights, card)(images), atol=1e-2)
+
+
+class Narrow(torch.nn.Module):
+    """Means of pictures, with memory for two at a time."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.batches = most, []
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.batches.append(len(images))
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError
+        means = images.float().mean(dim=(1, 2))
+        return means[:, :1], means
+
+
+def test_a_batch_that_does_not_fit_is_done_in_halves_and_nothing_is_lost():
+    images = np.random.default_rng(0).integers(0, 255, (7, 16, 16, 3), dtype=np.uint8)
+    network = Narrow(most=2)
+    first, more = TorchRuntime(network, "cpu").with_embedding(images)
+    np.testing.assert_allclose(more, images.mean(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(first[:, 0], more[:, 0])
+    assert sum(n for n in network.batches if n <= 2) == 7
+
+
+def test_a_device_too_small_for_one_picture_says_what_to_do():
+    images = np.zeros((3, 16, 16, 3), np.uint8)
+    with pytest.raises(ConfigError, match=r"16 px.*--device cpu"):
+        TorchRuntime(Narrow(most=0), "cpu")(images)
+
+
+def test_batches_follow_the_free_memory(monkeypatch):
+    runtime = TorchRuntime(Narrow(most=1), "cpu")
+    assert images_at_once(runtime, 2048) == 1
+    runtime._device = torch.device("cuda")
+    for free_gb, batch in [(0.5, 1), (6, 3), (140, 8)]:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free_gb: (free * 2**30, 0))
+        assert images_at_once(runtime, 2048) == batch
+    assert images_at_once(len, 2048) == 1
+
+
+def test_torch_is_not_imported_where_openvino_has_its_graph():
+    load = "from mitoscan.scan.pipeline import load_models; from mitoscan.config import ScanConfig"
+    code = f"import sys; {load}; load_models(ScanConfig(device='cpu')); print('torch' in sys.modules)"
+    for _ in range(2):  # the first may have to convert
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import fakes
 import numpy as np
 import pytest
+import shapely
 import slides
+import tifffile
 from scipy.spatial import cKDTree
 
 from mitoscan.config import ScanConfig
 from mitoscan.errors import NoTissueError, RoiError, SlideReadError
-from mitoscan.scan.pipeline import scan_slide
+from mitoscan.scan.pipeline import read_thumbnail, scan_slide
+from mitoscan.slide.array_reader import ArraySlide
+from mitoscan.slide.reader import open_slide
+from mitoscan.slide.tissue import coarse_view
 from mitoscan.slide.write import write_pyramid
+from mitoscan.units import Box
 
 SIZE = (2600, 2100)
 RNG = np.random.default_rng(3)
@@ -194,3 +201,65 @@ def test_detect_on_an_array_gives_its_own_pixels():
         distance, _ = cKDTree(found[["x", "y"]]).query(spots)
         assert len(found) == len(spots)
         assert distance.max() * mpp < 1.0
+
+
+def test_crops_cut_from_tiles_are_those_that_would_be_read(marked):
+    path, marks = marked
+    wide = fakes.models(margin_px=96)
+    near = fakes.models(margin_px=64)
+    reach = wide.classifier.reach_px
+    assert near.detector.card.margin_px < reach < wide.detector.card.margin_px
+    cut, read = scan(path, wide), scan(path, near)
+    assert cut.seconds["classify"] < read.seconds["classify"]
+    columns = ["x_l0", "y_l0", "p_atypical", "label"]
+    by_place = [r.findings[r.findings["is_mf"]].sort_values(["y_l0", "x_l0"])[columns] for r in (cut, read)]
+    assert len(by_place[0]) == len(marks)
+    np.testing.assert_allclose(by_place[0][columns[:3]], by_place[1][columns[:3]], atol=1e-9)
+    assert list(by_place[0]["label"]) == list(by_place[1]["label"])
+
+
+def bytes_read() -> int:
+    """What this process has asked of files so far (Linux)."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["rchar"])
+
+
+def read_once(path: Path, area) -> int:
+    """Bytes that reading each stored tile of ``area`` once takes."""
+    with tifffile.TiffFile(path) as tiff:
+        side = tiff.pages[0].tilewidth
+    shapely.prepare(area)
+    with open_slide(path) as slide:
+        before = bytes_read()
+        for y in range(0, slide.info.height_l0 - side, side):
+            for x in range(0, slide.info.width_l0 - side, side):
+                if shapely.intersects(area, shapely.box(x, y, x + side, y + side)):
+                    slide.read(Box(x, y, side, side), side, side)
+        return bytes_read() - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts a process's reads")
+def test_the_tissue_is_decoded_once(tmp_path):
+    picture = np.full((4000, 7500, 3), 240, np.uint8)
+    slides.paint_tissue(picture, 400, 300, 6500, 3400)
+    path = tmp_path / "s.svs"
+    write_pyramid(path, picture, 0.25)
+    models = fakes.models(threshold=0.9, input_px=2048, margin_px=96)
+    scan(path, models)  # whatever is imported late
+    before = bytes_read()
+    result = scan(path, models, readers=2)
+    read = bytes_read() - before
+    tissue = read_once(path, result.tissue)
+    assert tissue < read < 1.25 * tissue
+
+
+def test_the_thumbnail_comes_from_the_mask_picture_where_that_is_fine_enough(monkeypatch):
+    picture = RNG.integers(0, 255, (200, 3200, 3), dtype=np.uint8)
+    slide = ArraySlide(np.repeat(picture, 2, axis=0), 8.0)
+    read = read_thumbnail(slide)
+    view = coarse_view(slide)
+    monkeypatch.setattr(ArraySlide, "read", lambda *_: pytest.fail("read again"))
+    shrunk = read_thumbnail(slide, view)
+    assert shrunk.shape == read.shape == (200, 1600, 3)
+    inside = np.s_[2:-2, 2:-2]  # beyond the border a read sees white
+    np.testing.assert_allclose(shrunk.astype(int)[inside], read[inside], atol=2)

@@ -31,7 +31,7 @@ from mitoscan.scan.detect import Detector, keep_inside
 from mitoscan.scan.pipeline import scan_area
 from mitoscan.scan.readers import ReaderPool
 from mitoscan.scan.score import garwood_interval
-from mitoscan.slide.reader import open_slide, shared_opener
+from mitoscan.slide.reader import open_slide
 from mitoscan.slide.tissue import area_mm2
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _alarms_on_slide(detector: Detector, path: Path) -> FalseAlarms:
     with open_slide(path) as slide:
         info, area = slide.info, scan_area(slide, ScanConfig())
     frame = info.frame(detector.card.mpp)
-    with ReaderPool(shared_opener(path), 2) as pool:
+    with ReaderPool(lambda: open_slide(path), 2) as pool:
         found = detector.run(detector.plan(frame, info.width_l0, info.height_l0, area), frame, pool)
     p = keep_inside(area, found).p
     called = int((p >= detector.threshold).sum())

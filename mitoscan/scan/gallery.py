@@ -22,6 +22,8 @@ MAX_BELOW = 200
 """Classified findings below the operating point with a picture, those of the highest p_mitosis: what a
 reviewer looks through for missed figures, and what a lower threshold makes figures of."""
 _JPEG_QUALITY = 85
+_ROW_PX = 1024
+"""Pictures are read in rows of this height."""
 
 
 def choose(findings: pd.DataFrame) -> pd.DataFrame:
@@ -55,11 +57,13 @@ def read_crops(findings: pd.DataFrame, info: SlideInfo, pool: ReaderPool) -> dic
     x, y = frame.from_l0(chosen["x_l0"].to_numpy(), chosen["y_l0"].to_numpy())
     # Whole px, like the classifier's crops: stored pixels are copied where they have the same size.
     left, top = np.round(x) - CONTEXT_PX // 2, np.round(y) - CONTEXT_PX // 2
+    # Neighbours one after the other, because they share stored tiles.
+    order = np.lexsort((left, top // _ROW_PX))
     pixels = pool.read(
-        Region(frame.box_to_l0(a, b, CONTEXT_PX, CONTEXT_PX), CONTEXT_PX)
-        for a, b in zip(left, top, strict=True)
+        Region(frame.box_to_l0(left[i], top[i], CONTEXT_PX, CONTEXT_PX), CONTEXT_PX) for i in order
     )
-    return {name: jpeg(image) for name, image in zip(chosen["id"], pixels, strict=True)}
+    pictures = {int(i): jpeg(image) for i, image in zip(order, pixels, strict=True)}
+    return {name: pictures[i] for i, name in enumerate(chosen["id"])}
 
 
 def jpeg(image: npt.NDArray[np.uint8], quality: int = _JPEG_QUALITY) -> bytes:

@@ -40,7 +40,7 @@ from mitoscan.scan.readers import ReaderPool, threads_for
 from mitoscan.scan.result import SlideResult
 from mitoscan.scan.score import Hotspot, find_hotspot, summarise
 from mitoscan.slide.base import Slide, SlideInfo
-from mitoscan.slide.reader import open_slide, shared_opener
+from mitoscan.slide.reader import open_slide
 from mitoscan.slide.roi import load_roi
 from mitoscan.slide.tiling import Tile
 from mitoscan.slide.tissue import CoarseView, area_mm2, coarse_view, find_tissue, polygons_of
@@ -155,7 +155,7 @@ def scan_slide(
         del view  # large
     tissue_mm2 = area_mm2(area, info.known_mpp())
     readers = config.readers or threads_for(cpu_is_busy=not models.on_accelerator)
-    with ReaderPool(shared_opener(path, mpp=config.mpp), readers) as pool:
+    with ReaderPool(lambda: open_slide(path, mpp=config.mpp), readers) as pool:
         with watch.stage("detect"):
             first, found = _first_stage(models, info, area, tissue_mm2, config, pool, progress, check)
         with watch.stage("classify"):

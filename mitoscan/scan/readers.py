@@ -42,12 +42,15 @@ class Region:
 
 
 class ReaderPool:
-    """Reads regions with several threads, each with a handle of its own.
+    """Reads regions with several threads.
+
+    They share a handle where it can be shared, because it keeps decoded tiles: what one thread reads its
+    neighbour need not decode again.
 
     Parameters
     ----------
     open_handle
-        Opens the slide; called once in each thread, at its first region.
+        Opens the slide; called once, or once in each thread, at its first region.
     threads
         How many read at a time.
     """
@@ -56,6 +59,7 @@ class ReaderPool:
         self._open = open_handle
         self._local = threading.local()
         self._handles: list[Slide] = []
+        self._opening = threading.Lock()
         self._look_ahead = LOOK_AHEAD * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader")
 
@@ -89,6 +93,11 @@ class ReaderPool:
     def _read(self, region: Region) -> npt.NDArray[np.uint8]:
         handle: Slide | None = getattr(self._local, "handle", None)
         if handle is None:
-            handle = self._local.handle = self._open()
-            self._handles.append(handle)
+            handle = self._local.handle = self._handle()
         return handle.read(region.box, region.size, region.size)
+
+    def _handle(self) -> Slide:
+        with self._opening:
+            if not (self._handles and self._handles[0].shareable):
+                self._handles.append(self._open())
+            return self._handles[-1]

@@ -101,9 +101,11 @@ class SlideInfo:
 
 
 class Slide(ABC):
-    """An open slide. Open one for each thread that reads; close it or use it as a context manager."""
+    """An open slide; close it or use it as a context manager."""
 
     info: SlideInfo
+    shareable = False
+    """Whether several threads may read from it at once; otherwise open one for each."""
 
     @abstractmethod
     def _region(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:

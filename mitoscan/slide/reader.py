@@ -1,6 +1,6 @@
 """Open a slide with whatever library takes it. The only importer of openslide.
 
-`open_slide` is cheap: open one handle in each thread that reads, rather than share one.
+Threads may share a handle whose ``shareable`` says so; otherwise open one for each.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import openslide
@@ -27,7 +26,7 @@ from mitoscan.slide.base import (
 from mitoscan.slide.image_reader import IMAGE_SUFFIXES, OPEN_REMEDY, ImageSlide
 from mitoscan.units import Box, Mpp
 
-__all__ = ["Level", "Slide", "SlideInfo", "open_slide", "shared_opener"]
+__all__ = ["Level", "Slide", "SlideInfo", "open_slide"]
 
 _TIATOOLBOX_SUFFIXES = (".dcm", ".jp2", ".ome.tif", ".ome.tiff", ".zarr", ".ngff")
 
@@ -41,12 +40,12 @@ _LEAST_BYTES_A_PX = 1e-4
 class _OpenSlideSlide(Slide):
     """A slide that OpenSlide decodes."""
 
-    def __init__(
-        self, path: Path, *, mpp: float | None, cache: openslide.OpenSlideCache, require_mpp: bool
-    ) -> None:
+    shareable = True
+
+    def __init__(self, path: Path, *, mpp: float | None, require_mpp: bool) -> None:
         self._handle = openslide.OpenSlide(path)
         try:
-            self._handle.set_cache(cache)
+            self._handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
             self.info = self._describe(path, mpp, require_mpp)
         except MitoscanError:
             self._handle.close()
@@ -124,23 +123,10 @@ def open_slide(
     MissingExtraError
         The format needs the extra ``mitoscan[tiatoolbox]``, which is absent.
     """
-    return _open(Path(path), mpp, require_mpp, openslide.OpenSlideCache(_CACHE_BYTES))
-
-
-def shared_opener(path: Path | str, *, mpp: float | None = None) -> Callable[[], Slide]:
-    """Give what opens further handles of one slide, one for each thread that reads.
-
-    They share the tiles that OpenSlide has decoded: what one thread read, its neighbour need not. Raises as
-    ``open_slide`` does when called.
-    """
-    cache = openslide.OpenSlideCache(_CACHE_BYTES)
-    return lambda: _open(Path(path), mpp, True, cache)
-
-
-def _open(path: Path, mpp: float | None, require_mpp: bool, cache: openslide.OpenSlideCache) -> Slide:
+    path = Path(path)
     _check_file(path, mpp)
     try:
-        return _OpenSlideSlide(path, mpp=mpp, cache=cache, require_mpp=require_mpp)
+        return _OpenSlideSlide(path, mpp=mpp, require_mpp=require_mpp)
     except openslide.OpenSlideUnsupportedFormatError:
         refusal = "not a slide or an image that can be read"
     except openslide.OpenSlideError as exc:

@@ -79,8 +79,9 @@ def plan_tiles(
 
     Returns
     -------
-    In bands of a few tiles' width, row by row in each, so that pixels that neighbours share are read again
-    soon. Every point of the area on the slide is in exactly one tile's core.
+    In bands of a few tiles' width, row by row in each, so that pixels that neighbours share are wanted again
+    soon, and every other tile of a row first, so that two threads do not decode them at once. Every point of
+    the area on the slide is in exactly one tile's core.
 
     Raises
     ------
@@ -112,7 +113,7 @@ def plan_tiles(
     def place(square: tuple[int, int, int]) -> tuple[int, ...]:
         x, y, _ = square
         column, row = (x - start) // core, (y - start) // core
-        return column // _BAND, row, column, y, x
+        return column // _BAND, row, column % 2, column, y, x
 
     return [
         Tile(x - margin_px, y - margin_px, side + 2 * margin_px, margin_px)
