@@ -313,9 +313,7 @@ def main() -> None:
     options = parser.parse_args()
     config = ScanConfig(device=options.device)
     models = load_models(config)
-    print(
-        f"{platform.machine()}, {CORES} cores, {options.device}, {platform.platform()}"
-    )
+    print(f"{platform.machine()}, {CORES} cores, {options.device}, {platform.platform()}")
     found: dict[str, Any] = {"slides": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 from geojson_check import faults, load
 from scipy.spatial import cKDTree
 
@@ -16,10 +17,17 @@ import mitoscan
 from mitoscan import ScanConfig, scan_slide
 from mitoscan.demo import write_demo_slide
 from mitoscan.learn.metrics import MATCH_RADIUS_UM, match
+from mitoscan.models.card import checked_weights
+from mitoscan.models.runtime import TorchRuntime, load_network
+from mitoscan.models.zoo import find_model
 from mitoscan.report.writer import write_slide
+from mitoscan.scan.classify import Classifier
+from mitoscan.scan.detect import Detector, keep_inside
 from mitoscan.scan.findings import read_findings
 from mitoscan.scan.pipeline import load_models
+from mitoscan.scan.readers import ReaderPool
 from mitoscan.slide.reader import open_slide
+from mitoscan.slide.tissue import polygons_of
 
 CPU = ScanConfig(device="cpu", subtypes=True)
 
@@ -146,6 +154,35 @@ def test_real_findings_do_not_depend_on_how_they_are_computed(h17, models, chang
     assert len(a) == len(b)
     np.testing.assert_allclose(a[["x_l0", "y_l0"]], b[["x_l0", "y_l0"]], atol=1.0)
     np.testing.assert_allclose(a[["p_mitosis", "p_atypical"]], b[["p_mitosis", "p_atypical"]], atol=0.01)
+
+
+@pytest.mark.data
+def test_the_quick_way_finds_what_the_plain_way_finds(h17, models):
+    """Against small tiles of one size in eager PyTorch, one after the other, and crops read after merging."""
+    info = h17[0].info
+    area = polygons_of(
+        shapely.intersection(h17[0].tissue, shapely.box(0, 0, info.width_l0 / 3, info.height_l0 / 2))
+    )
+    plain = []
+    for task, card in (("detector", models.detector.card), ("classifier", models.classifier.card)):
+        folder, _ = find_model(card.name, task)
+        plain.append(TorchRuntime(load_network(checked_weights(folder, card), card), "cpu"))
+    detector = Detector(models.detector.card.model_copy(update={"input_px": 1024}), plain[0], any_size=False)
+    frame = info.frame(0.25)
+    tiles = detector.plan(frame, info.width_l0, info.height_l0, area)
+    assert {tile.size for tile in tiles} == {1024}
+    with ReaderPool(lambda: open_slide(info.path), 1) as pool:
+        found = keep_inside(area, detector.run(tiles, frame, pool))
+        called = found.p >= detector.threshold
+        x, y, p = found.x[called], found.y[called], found.p[called]
+        p_atypical = Classifier(models.classifier.card, plain[1]).run(x, y, frame, pool)[:, 0]
+    quick = h17[0].findings
+    quick = quick[quick["is_mf"] & shapely.contains_xy(area, quick["x_l0"], quick["y_l0"])]
+    assert len(quick) == len(p) > 0
+    distance, same = cKDTree(np.stack([x, y], axis=1)).query(quick[["x_l0", "y_l0"]])
+    assert distance.max() < 1
+    np.testing.assert_allclose(quick["p_mitosis"], p[same], atol=0.01)
+    np.testing.assert_allclose(quick["p_atypical"], p_atypical[same], atol=0.01)
 
 
 @pytest.mark.data
