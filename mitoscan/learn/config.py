@@ -109,6 +109,8 @@ class DetectorTraining(TrainConfig):
     """A model (shipped name, or folder) whose weights to start from. None: ImageNet's."""
     mine_with: str | None = None
     """A model whose false calls on the training fields to learn from."""
+    mine_on: Literal["all", "negatives"] = "all"
+    """``negatives``: on the unlabelled fields only, where no wrong label can make a figure a false call."""
     mined_from: float = Field(default=0.1, gt=0, lt=1)
     """Least score of a false call that is mined."""
     on_mined: float = Field(default=0.0, ge=0, le=1)

@@ -87,7 +87,8 @@ def train_detector(
     refuse_leak(learnt, [f.slide for f in validation + held_out])
     mined = None
     if config.mine_with is not None:
-        mined = mine(_runtime(_load(config.mine_with)), training + negatives, config.mined_from)
+        searched = negatives if config.mine_on == "negatives" else training + negatives
+        mined = mine(_runtime(_load(config.mine_with)), searched, config.mined_from)
         _note_mined(*mined, out)
     sampler = CropSampler(training, config, crops, negatives, mined)
     network = start(config)
