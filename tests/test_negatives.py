@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from fakes import dark_spots
 from PIL import Image
 from test_learn import COMMON
@@ -14,7 +15,7 @@ from mitoscan.cli import app
 from mitoscan.errors import ConfigError, DataError
 from mitoscan.learn.config import DetectorTraining
 from mitoscan.learn.data import CropSet
-from mitoscan.learn.detector import MINED, mine, start
+from mitoscan.learn.detector import MINED, blend, mine, start
 from mitoscan.learn.fields import Field, Picture, load_negatives, load_unlabelled
 from mitoscan.learn.run import train_from_config
 from mitoscan.learn.sampling import CropSampler, Place
@@ -129,6 +130,15 @@ def test_what_is_mined_is_no_figure_and_nothing_doubtful():
     assert (scores >= 0.1).all()
 
 
+def test_blending_moves_weights_and_statistics_a_share_of_the_way():
+    one, other = (torch.nn.BatchNorm1d(2) for _ in range(2))
+    for values in (other.weight.data, other.running_mean):
+        values.fill_(3.0)
+    blend(one, other, 0.25)
+    assert one.weight.tolist() == [1.5, 1.5]
+    assert one.running_mean.tolist() == [0.75, 0.75]
+
+
 def config(folder, more: str = "") -> str:
     values = "".join(f"  {k}: {v}\n" for k, v in COMMON.items())
     path = folder / "tiny.yaml"
@@ -140,7 +150,7 @@ def test_a_second_round_starts_from_a_model_and_learns_what_it_wrongly_calls(dat
     tiles = "  negatives: {hold_out: [T1]}\n  on_negatives: 0.3\n"
     train_from_config("detector", config(data, tiles), data, data / "first")
     first = data / "first"
-    rounds = f"{tiles}  start_from: {first}\n  mine_with: {first}\n  mine_on: negatives\n"
+    rounds = f"{tiles}  start_from: {first}\n  mine_with: {first}\n  mine_on: negatives\n  start_share: 0.4\n"
     rounds += "  on_mined: 0.3\n  mined_from: 0.001\n"
     train_from_config("detector", config(data, rounds), data, data / "second")
     mined = pd.read_csv(data / "second" / MINED)

@@ -107,6 +107,8 @@ class DetectorTraining(TrainConfig):
     """Share of the batch that is drawn anywhere on the unlabelled fields."""
     start_from: str | None = None
     """A model (shipped name, or folder) whose weights to start from. None: ImageNet's."""
+    start_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the weights started from in the result: what the first round knew is not forgotten."""
     mine_with: str | None = None
     """A model whose false calls on the training fields to learn from."""
     mine_on: Literal["all", "negatives"] = "all"

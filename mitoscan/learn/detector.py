@@ -110,6 +110,8 @@ def train_detector(
 
     average = fit(network, config, rng, batch_loss, validate, out, best_by="ap", on_step=on_step)
     assert isinstance(average, HeatmapNet)  # noqa: S101  # what fit was given
+    if config.start_share:
+        blend(average, start(config), config.start_share)
     calibrate(average, pooled(detect_all(_runtime(average), validation)))
     found = detect_all(_runtime(average), validation)
     return export(average, out, ("ap", "f1"), lambda sha, n: _card(config, found, command, source, sha, n))
@@ -142,6 +144,18 @@ def _load(name_or_folder: str, backbone: str | None = None) -> HeatmapNet:
 
 def _runtime(network: nn.Module) -> Runtime:
     return TorchRuntime(Probabilities(network).eval(), "cpu")
+
+
+def blend(network: nn.Module, other: nn.Module, share: float) -> None:
+    """Move the weights of ``network`` towards those of ``other`` by ``share``, 0 to 1, in place.
+
+    Method: Wortsman et al. 2022 (robust fine-tuning); the two must come from one training.
+    """
+    theirs = other.state_dict()
+    with torch.no_grad():
+        for name, values in network.state_dict().items():
+            if values.is_floating_point():
+                values.lerp_(theirs[name], share)
 
 
 def mine(
