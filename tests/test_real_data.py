@@ -80,15 +80,21 @@ def test_the_slide_gives_what_its_fields_give(h17, models):
     candidates = result.findings[["x_l0", "y_l0", "p_mitosis"]].to_numpy()
     corners = field_corners(result.info.path.parents[1], frame)
     assert len(corners) == 27
-    every = []
-    with open_slide(result.info.path) as slide:
+
+    def alone(shift: int):
+        """What the fields show, with the network's grid moved by ``shift`` px."""
+        every = []
         for corner in corners.values():
-            x, y = frame.from_l0(*corner)
-            image = slide.read(frame.box_to_l0(x, y, 1512, 1350), 1512, 1350)
+            x, y = (c - shift for c in frame.from_l0(*corner))
+            width, height = 1512 + shift, 1350 + shift
+            image = slide.read(frame.box_to_l0(x, y, width, height), width, height)
             table = models.detector.detect(image, 0.25)
             x_l0, y_l0 = frame.to_l0(table["x"].to_numpy() + x, table["y"].to_numpy() + y)
             every.append(np.stack([x_l0, y_l0, table["p_mitosis"]], axis=1))
-    clear = np.concatenate(every)
+        return np.concatenate(every)
+
+    with open_slide(result.info.path) as slide:
+        clear, moved = alone(0), alone(8)
     threshold = result.summary.detector_threshold
 
     def mean_f1(found):
@@ -97,7 +103,9 @@ def test_the_slide_gives_what_its_fields_give(h17, models):
         return np.mean([f1_and_match(part[:, :2] * scale, part[:, 2], truth * scale)[0] for part in above])
 
     assert len(truth) == 34
-    assert mean_f1(candidates) == pytest.approx(mean_f1(clear), abs=0.05)
+    # Where the grid falls within the network's stride of 16 px moves F1 by some .04 itself: two places of it.
+    expected = (mean_f1(clear) + mean_f1(moved)) / 2
+    assert mean_f1(candidates) == pytest.approx(expected, abs=0.05)
     # What the fields alone show clearly is on the slide, in its place.
     clear = clear[clear[:, 2] >= threshold]
     distance, nearest = cKDTree(candidates[:, :2] * scale).query(clear[:, :2] * scale)
