@@ -6,7 +6,7 @@ import geojson_check
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from results import MPP, findings, info, result
 from shapely import MultiPolygon, Polygon
@@ -115,6 +115,7 @@ def test_the_same_result_gives_the_same_bytes():
 
 
 @given(st.lists(st.tuples(st.floats(0, 2000), st.floats(0, 2000)), min_size=3, max_size=12))
+@example([(0.0, 0.0), (0.0, 1.0), (5.5e-292, 0.0)])
 @settings(max_examples=60, deadline=None)
 def test_any_outline_becomes_a_valid_one(points):
     collection = feature_collection(result(findings(1), tissue=_area(points)))

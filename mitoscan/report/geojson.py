@@ -153,7 +153,8 @@ def _geometry(area: BaseGeometry, origin: tuple[float, float]) -> Feature:
 
     Outer rings are counter-clockwise and holes clockwise by their numbers (RFC 7946).
     """
-    shifted = shapely.transform(area, lambda points: points - np.asarray(origin))
+    # Rounded first, because the grid's arithmetic divides by differences that may be next to nothing.
+    shifted = shapely.transform(area, lambda points: np.round(points - np.asarray(origin), 6))
     # Normalised, so that an area read back from the file is written as the same bytes.
     rounded = shapely.normalize(shapely.set_precision(shapely.make_valid(shifted), GRID_PX))
     polygons = [
