@@ -131,7 +131,7 @@ class Classifier:
         side = self.card.input_px
         corners = np.stack([np.round(x), np.round(y)], axis=1).astype(np.intp) - side // 2
         crops = (image[top : top + side, left : left + side] for left, top in corners)
-        return self._of_crops(crops, lambda _: None, on_embeddings)
+        return self._of_crops(crops, on_embeddings=on_embeddings)
 
     @property
     def reach_px(self) -> int:
@@ -141,8 +141,8 @@ class Classifier:
     def _of_crops(
         self,
         crops: Iterator[npt.NDArray[np.uint8]],
-        on_crops: Callable[[int], None],
-        on_embeddings: Callable[[Floats], None],
+        on_crops: Callable[[int], None] = lambda _: None,
+        on_embeddings: Callable[[Floats], None] = lambda _: None,
     ) -> Float:
         parts: list[Float] = [np.empty((0, 1 + len(self.card.subtypes)))]
         while batch := list(islice(crops, BATCH)):
@@ -157,9 +157,7 @@ class Classifier:
         side = self.card.input_px
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
             raise ValueError(f"expected uint8 (N, {side}, {side}, 3), got {crops.dtype} {crops.shape}")
-        parts = [self.look(crops[i : i + BATCH])[0] for i in range(0, len(crops), BATCH)]
-        empty = np.empty((0, 1 + len(self.card.subtypes)))
-        return np.concatenate([empty, *parts])
+        return self._of_crops(iter(crops))
 
     def look(self, crops: npt.NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
         """Give a batch's probabilities, and its stem embeddings where the runtime has them."""
