@@ -33,22 +33,20 @@ CORES = st.integers(24, 112).map(lambda quarter: 4 * quarter)
 HALVINGS = st.integers(0, 2)
 
 
+def planned(frame, slide, core, margin_px, shift_px, halvings):
+    width, height, area = slide
+    tile_px = core + 2 * margin_px
+    how = {"tile_px": tile_px, "margin_px": margin_px, "shift_px": shift_px, "halvings": halvings}
+    return plan_tiles(frame, width, height, area, **how)
+
+
 @given(FRAMES, areas(), CORES, st.integers(0, 32), st.integers(0, 1000), HALVINGS, st.integers(0, 2**32 - 1))
 @settings(max_examples=150, deadline=None)
 def test_every_point_of_the_area_is_in_exactly_one_core(
     frame, slide, core, margin_px, shift_px, halvings, seed
 ):
     width, height, area = slide
-    tiles = plan_tiles(
-        frame,
-        width,
-        height,
-        area,
-        tile_px=core + 2 * margin_px,
-        margin_px=margin_px,
-        shift_px=shift_px,
-        halvings=halvings,
-    )
+    tiles = planned(frame, slide, core, margin_px, shift_px, halvings)
     rng = np.random.default_rng(seed)
     left, top, right, bottom = area.bounds
     x, y = rng.uniform(left, right, 300), rng.uniform(top, bottom, 300)
@@ -63,17 +61,8 @@ def test_every_point_of_the_area_is_in_exactly_one_core(
 @given(FRAMES, areas(), CORES, st.integers(0, 32), st.integers(0, 1000), HALVINGS)
 @settings(max_examples=60, deadline=None)
 def test_cores_lie_on_the_grid_and_none_is_idle(frame, slide, core, margin_px, shift_px, halvings):
-    width, height, area = slide
-    tiles = plan_tiles(
-        frame,
-        width,
-        height,
-        area,
-        tile_px=core + 2 * margin_px,
-        margin_px=margin_px,
-        shift_px=shift_px,
-        halvings=halvings,
-    )
+    area = slide[2]
+    tiles = planned(frame, slide, core, margin_px, shift_px, halvings)
     for tile in tiles:
         x0, y0, x1, y1 = tile.core
         side = x1 - x0
