@@ -25,10 +25,11 @@ from mitoscan.learn.classifier_metrics import confusion, human_ceiling, subtype_
 from mitoscan.learn.data import CropSet, Float, load_amibr
 from mitoscan.learn.evaluate_classifier import TEST_SETS, load_test_sets, markdown_table, subtype_table
 from mitoscan.learn.features import cached_features
-from mitoscan.learn.metrics import binary_metrics
+from mitoscan.learn.metrics import binary_metrics, counts
 from mitoscan.learn.published import BENCHMARK
+from mitoscan.learn.train import INTENDED_USE, LICENCE
 from mitoscan.models.adapter import Adapted, adapt
-from mitoscan.models.card import SUBTYPES, Counts, Lora, ModelCard, OperatingPoint, Training
+from mitoscan.models.card import SUBTYPES, Lora, ModelCard, OperatingPoint, Training
 from mitoscan.report.atomic import write_atomically
 
 log = logging.getLogger(__name__)
@@ -212,12 +213,7 @@ def _export(
             std=adapted.foundation.std,
             classes=("NMF", "AMF"),
             operating_point=OperatingPoint(threshold=0.5, criterion="as published", dataset=where),
-            validation=Counts(
-                tp=int((called & atypical).sum()),
-                fn=int((~called & atypical).sum()),
-                tn=int((~called & ~atypical).sum()),
-                fp=int((called & ~atypical).sum()),
-            ),
+            validation=counts(called, atypical),
             parameters=parameters,
             training=Training(
                 command="mitoscan benchmark",
@@ -226,8 +222,8 @@ def _export(
                 data=about,
                 data_use="research use",
             ),
-            licence="Apache-2.0 (code); weights for research use, as the data they saw",
-            intended_use="Research on H&E slides. Not for diagnosis.",
+            licence=LICENCE,
+            intended_use=INTENDED_USE,
             sha256=sha256,
         )
 

@@ -26,10 +26,10 @@ from mitoscan.learn.config import ClassifierTraining
 from mitoscan.learn.data import CropSet, Float, load_amibr
 from mitoscan.learn.imagenet import load_imagenet, load_trunk
 from mitoscan.learn.losses import amf_and_subtype
-from mitoscan.learn.metrics import best_balanced_threshold, binary_metrics, round_down
+from mitoscan.learn.metrics import best_balanced_threshold, binary_metrics, counts, logits, platt, round_down
 from mitoscan.learn.sampling import class_balanced
 from mitoscan.learn.train import Validation, export, fit, new_card
-from mitoscan.models.card import CARD_NAME, SUBTYPES, Counts, ModelCard, OperatingPoint
+from mitoscan.models.card import CARD_NAME, SUBTYPES, ModelCard, OperatingPoint
 from mitoscan.models.networks import CropNet, Probabilities
 from mitoscan.models.runtime import Runtime, TorchRuntime
 from mitoscan.models.zoo import find_model
@@ -236,26 +236,19 @@ def predict_all(runtime: Runtime, crops: CropSet, batch: int = 64) -> Float:
 def calibrate(network: CropNet, p: Float, atypical: npt.NDArray[np.bool_]) -> Float:
     """Make p_atypical mean what it says: Platt scaling on held-out predictions, put into the last layer.
 
-    Method: Platt 1999; a logistic fit of the truth on the score's logit. Ranks do not change. Training draws
-    as many atypical crops as normal ones, so that before this p_atypical is far above the frequency.
+    Training draws as many atypical crops as normal ones, so that before this p_atypical is far above the
+    frequency.
 
     Returns
     -------
     float64 (N,)
         ``p``, calibrated: what the calibrated network would have given.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    p = np.clip(p, 1e-7, 1 - 1e-7)
-    logit = np.log(p / (1 - p))
-    fitted = LogisticRegression(C=1e6).fit(logit[:, None], atypical)
-    gain, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    if gain <= 0:  # scores that are no better than chance are left alone
-        return p
+    gain, shift = platt(p, atypical)
     with torch.no_grad():
         network.head.weight[0].mul_(gain)
         network.head.bias[0].mul_(gain).add_(shift)
-    calibrated: Float = 1 / (1 + np.exp(-(gain * logit + shift)))
+    calibrated: Float = 1 / (1 + np.exp(-(gain * logits(p) + shift)))
     return calibrated
 
 
@@ -299,12 +292,7 @@ def _card(
         operating_point=OperatingPoint(
             threshold=threshold, criterion="greatest balanced accuracy", dataset=where
         ),
-        validation=Counts(
-            tp=int((called & atypical).sum()),
-            fn=int((~called & atypical).sum()),
-            tn=int((~called & ~atypical).sum()),
-            fp=int((called & ~atypical).sum()),
-        ),
+        validation=counts(called, atypical),
         parameters=parameters,
         sha256=sha256,
     )

@@ -27,7 +27,7 @@ from mitoscan.learn.detector_metrics import LOWEST_P, Matched, match_field, pool
 from mitoscan.learn.fields import Field, load_datasets, load_negatives, refuse_leak
 from mitoscan.learn.imagenet import load_imagenet
 from mitoscan.learn.losses import gaussian_targets, heatmap_focal
-from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, round_down
+from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, platt, round_down
 from mitoscan.learn.sampling import CropSampler, Place
 from mitoscan.learn.train import Validation, export, fit, new_card
 from mitoscan.models.card import ModelCard, OperatingPoint, checked_weights
@@ -200,19 +200,8 @@ def _note_mined(places: Sequence[Place], scores: npt.NDArray[np.float64], out: P
 
 
 def calibrate(network: HeatmapNet, found: Detections) -> None:
-    """Make the scores mean what they say: Platt scaling on held-out detections, put into the last layer.
-
-    Method: Platt 1999; a logistic fit of hit or not on the score's logit. Ranks do not change.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    if len(np.unique(found.hit)) < 2:
-        return
-    logit = np.log(found.p / (1 - found.p))[:, None]
-    fitted = LogisticRegression(C=1e6).fit(logit, found.hit)
-    gain, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    if gain <= 0:  # scores that are no better than chance are left alone
-        return
+    """Make the scores mean what they say: Platt scaling on held-out detections, put into the last layer."""
+    gain, shift = platt(found.p, found.hit)
     with torch.no_grad():
         network.out.weight.mul_(gain)
         bias = network.out.bias

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from mitoscan.models.card import Counts
+
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
@@ -157,3 +159,43 @@ def best_balanced_threshold(p_atypical: Float, atypical: Bool) -> float:
 def round_down(threshold: float) -> float:
     """Give a threshold with four decimals that calls whatever ``threshold`` calls."""
     return math.floor(threshold * 1e4) / 1e4
+
+
+def logits(p: Float) -> Float:
+    """Give log(p / (1 - p)), finite at 0 and 1 too."""
+    p = np.clip(p, 1e-7, 1 - 1e-7)
+    return np.log(p / (1 - p))
+
+
+def platt(p: Float, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Fit what makes scores mean what they say: p' has the logit gain · logit(p) + shift.
+
+    Method: Platt 1999; a logistic fit of the truth on the score's logit. Ranks do not change.
+
+    Parameters
+    ----------
+    p, truth
+        (N,) each: scores of held-out cases, and what is true.
+
+    Returns
+    -------
+    gain, shift
+        1 and 0, which leave the scores alone, where they are no better than chance or all cases are alike.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(truth)) < 2:
+        return 1.0, 0.0
+    fitted = LogisticRegression(C=1e6).fit(logits(p)[:, None], truth)
+    gain, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    return (gain, shift) if gain > 0 else (1.0, 0.0)
+
+
+def counts(called: npt.NDArray[np.bool_], atypical: npt.NDArray[np.bool_]) -> Counts:
+    """Count how cases, (N,) each, were called and what they are."""
+    return Counts(
+        tp=int((called & atypical).sum()),
+        fn=int((~called & atypical).sum()),
+        tn=int((~called & ~atypical).sum()),
+        fp=int((called & ~atypical).sum()),
+    )

@@ -31,6 +31,8 @@ CHECKPOINT = "best.safetensors"
 STATE = "training.pt"
 """All that is needed to go on after an interruption; gone when the model is exported."""
 LOG = "log.csv"
+LICENCE = "Apache-2.0 (code); weights for research use, as the data they saw"
+INTENDED_USE = "Research on H&E slides. Not for diagnosis."
 
 
 @dataclass
@@ -227,7 +229,7 @@ def new_card(
             data=config.trained_on,
             data_use="research use",
         ),
-        licence="Apache-2.0 (code); weights for research use, as the data they saw",
-        intended_use="Research on H&E slides. Not for diagnosis.",
+        licence=LICENCE,
+        intended_use=INTENDED_USE,
         **rest,
     )
