@@ -304,6 +304,7 @@ def test_folds_train_one_after_the_other_and_choose_the_operating_point_together
         "folds": 3,
         "fold": "null",
         "resize_px": 64,
+        "views": 2,
         "start_from": "detector-lite0",
     }
     lines = "".join(f"  {k}: {v}\n" for k, v in values.items())
@@ -317,7 +318,7 @@ def test_folds_train_one_after_the_other_and_choose_the_operating_point_together
     assert "3 slide-grouped folds" in card.operating_point.dataset
     assert "detector-lite0" in card.training.data  # what the trunk saw is said
     assert "MITOS-ATYPIA-14" in card.training.data
-    assert card.resize_px == 64
+    assert (card.resize_px, card.views) == (64, 2)
     folds = [load_card(out / f"fold{k}") for k in range(3)]
     assert len({f.sha256 for f in folds} | {card.sha256}) == 4
     slides = [set(pd.read_csv(out / f"fold{k}" / "held_out.csv")["slide"]) for k in range(3)]

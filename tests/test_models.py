@@ -35,9 +35,9 @@ def folder(tmp_path):
     return random_model(tmp_path / "model", "classifier")
 
 
-def random_model(folder, task):
+def random_model(folder, task, **changes):
     torch.manual_seed(1)
-    card = fakes.card(task)
+    card = fakes.card(task, **changes)
     network = build_network(card)
     network.train()
     for _ in range(3):  # give batch norm some statistics
@@ -48,9 +48,11 @@ def random_model(folder, task):
     return folder
 
 
-@pytest.mark.parametrize("task", ["detector", "classifier"])
-def test_torch_and_openvino_agree(tmp_path, task):
-    folder = random_model(tmp_path / "model", task)
+@pytest.mark.parametrize(
+    ("task", "changes"), [("detector", {}), ("classifier", {}), ("classifier", {"views": 4})]
+)
+def test_torch_and_openvino_agree(tmp_path, task, changes):
+    folder = random_model(tmp_path / "model", task, **changes)
     card = load_card(folder)
     weights = checked_weights(folder, card)
     torch_one = TorchRuntime(load_network(weights, card), "cpu")
@@ -61,6 +63,24 @@ def test_torch_and_openvino_agree(tmp_path, task):
     assert a.shape == ((2, side // 8, side // 8) if task == "detector" else (2, 9))
     assert a.std() > 1e-4
     np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_views_make_scores_independent_of_how_a_crop_lies(folder):
+    once = load_card(folder)
+    four = once.model_copy(update={"views": 4})
+    images = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8)
+    turned = np.ascontiguousarray(np.rot90(images, axes=(1, 2)))
+    # The same weights twice: the second must not get the first one's graph from the cache.
+    (upright, stem), (averaged, same_stem) = (
+        OpenVinoRuntime(folder / WEIGHTS_NAME, card).with_embedding(images) for card in (once, four)
+    )
+    assert np.abs(upright - OpenVinoRuntime(folder / WEIGHTS_NAME, once)(turned)).max() > 1e-3
+    np.testing.assert_allclose(averaged, OpenVinoRuntime(folder / WEIGHTS_NAME, four)(turned), atol=1e-5)
+    single = [OpenVinoRuntime(folder / WEIGHTS_NAME, once)(np.rot90(images, k, (1, 2))) for k in range(4)]
+    p = np.stack(single)[..., 0]
+    expected = 1 / (1 + np.exp(-np.log(p / (1 - p)).mean(axis=0)))
+    np.testing.assert_allclose(averaged[:, 0], expected, atol=1e-4)
+    np.testing.assert_allclose(stem, same_stem, atol=1e-5)  # how a slide looks does not depend on it
 
 
 def test_openvino_takes_any_batch_and_caches_the_graph(folder, tmp_path, monkeypatch):

@@ -162,6 +162,7 @@ def _fit(job: Job, training: CropSet, validate: Callable[[nn.Module], Validation
         len(SUBTYPES),
         config.dropout,
         config.resize_px,
+        config.views,
     )
     load_imagenet(network, config.backbone)
     if config.start_from is not None:
@@ -287,6 +288,7 @@ def _card(
         input_px=config.crop_px,
         centre_px=config.centre_px,
         resize_px=config.resize_px,
+        views=config.views,
         classes=("NMF", "AMF"),
         subtypes=SUBTYPES,
         operating_point=OperatingPoint(

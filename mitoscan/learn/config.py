@@ -128,6 +128,8 @@ class ClassifierTraining(TrainConfig):
     centre_px: int = 96
     resize_px: int | None = Field(default=None, gt=0, le=2048)
     """Side to which the centre is enlarged before the network. None: as it is."""
+    views: Literal[1, 2, 4] = 1
+    """Quarter turns of a crop whose scores are averaged, when held-out crops and slides are classified."""
     start_from: str | None = None
     """Detector whose trunk the training starts from: shipped name or folder. None: ImageNet weights alone."""
     dropout: float = 0.3

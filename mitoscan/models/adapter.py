@@ -18,7 +18,7 @@ from mitoscan.errors import ModelError
 from mitoscan.models.card import Lora, ModelCard
 from mitoscan.models.foundation import Backbone, Foundation, find_foundation, load_backbone, read_weights
 from mitoscan.models.lora import load_lora_state, lora_shapes, lora_state, merge_lora, wrap
-from mitoscan.models.networks import CropNet
+from mitoscan.models.networks import CropNet, build_crop_net
 from mitoscan.models.weights import Shapes, check_weights
 
 
@@ -134,7 +134,7 @@ def load_adapted(weights: Path, card: ModelCard, weights_dir: Path | None = None
     """
     entry = find_foundation(card.backbone)
     with torch.device("meta"):  # what does not fit is found out before gigabytes are read
-        check_weights(weights, _shapes_of(_network(Backbone(entry), card), card.lora))
+        check_weights(weights, _shapes_of(build_crop_net(card, Backbone(entry)), card.lora))
     backbone, sha256 = load_backbone(entry, weights_dir)
     if sha256 != card.backbone_sha256:
         raise ModelError(
@@ -143,15 +143,11 @@ def load_adapted(weights: Path, card: ModelCard, weights_dir: Path | None = None
             path=weights,
             remedy=f"Take the weights from {entry.page}.",
         )
-    network, state = _network(backbone, card), read_weights(weights)
+    network, state = build_crop_net(card, backbone), read_weights(weights)
     _load_head(network, state)
     if card.lora is not None:
         merge_lora(network, _without_head(state), card.lora)
     return network.eval()
-
-
-def _network(backbone: Backbone, card: ModelCard) -> CropNet:
-    return CropNet(backbone, card.mean, card.std, card.centre_px, len(card.subtypes), 0.0, card.resize_px)
 
 
 def _shapes_of(network: CropNet, lora: Lora | None) -> Shapes:

@@ -171,6 +171,8 @@ class ModelCard(Frozen):
     """Classifier: side of the central square that the network looks at. None: all of it."""
     resize_px: int | None = Field(default=None, gt=0, le=2048)
     """Classifier: side to which what it looks at is enlarged. None: as it is."""
+    views: Literal[1, 2, 4] = 1
+    """Classifier: how many quarter turns of a crop its scores are the mean of (test-time augmentation)."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     classes: tuple[str, ...]

@@ -97,7 +97,8 @@ class CropNet(nn.Module):
 
     Input uint8 (N, S, S, 3), of which the central ``centre_px`` square is looked at, enlarged to
     ``resize_px``; output logits (N, 1 + K): column 0 atypical, the others the subtypes. ``backbone`` is a
-    timm name, or a module from normalised pictures to features (N, ``num_features``).
+    timm name, or a module from normalised pictures to features (N, ``num_features``). Outside training the
+    logits are the mean of ``views``, each turned by a further quarter: a figure has no upright position.
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class CropNet(nn.Module):
         subtypes: int,
         dropout: float = 0.0,
         resize_px: int | None = None,
+        views: int = 1,
     ) -> None:
         super().__init__()
+        self.views = views
         self.normalise = Normalise(mean, std, centre_px, resize_px)
         body: Any = backbone
         if isinstance(backbone, str):
@@ -121,13 +124,25 @@ class CropNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        logits: Tensor = self.head(self.dropout(self.features(images)))
-        return logits
+        if self.training or self.views == 1:
+            logits: Tensor = self.head(self.dropout(self.features(images)))
+            return logits
+        # One pass for all of them, the upright ones first.
+        each: Tensor = self.head(self.features(torch.cat(_quarter_turns(images, self.views))))
+        return each.reshape(self.views, -1, each.shape[1]).mean(dim=0)
 
     def features(self, images: Tensor) -> Tensor:
-        """Give what the head sees, (N, ``num_features``), of uint8 (N, S, S, 3)."""
+        """Give what the head sees, (N, ``num_features``), of uint8 (N, S, S, 3), each seen once."""
         features: Tensor = self.backbone(self.normalise(images))
         return features
+
+
+def _quarter_turns(images: Tensor, views: int) -> list[Tensor]:
+    """Give (N, S, S, 3) as it is, and turned by one quarter after the other."""
+    turned = [images]
+    while len(turned) < views:
+        turned.append(turned[-1].transpose(1, 2).flip(1))
+    return turned
 
 
 class Probabilities(nn.Module):
@@ -162,7 +177,8 @@ class ProbabilitiesAndStain(Probabilities):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Give the probabilities, (N, 1 + K), and the stem embeddings."""
         probabilities = super().forward(images)
-        return probabilities, self._stem.pop().float().mean(dim=(2, 3))
+        upright = self._stem.pop()[: probabilities.shape[0]]
+        return probabilities, upright.float().mean(dim=(2, 3))
 
 
 def runnable(network: nn.Module) -> Probabilities:
@@ -176,6 +192,17 @@ def build_network(card: ModelCard) -> HeatmapNet | CropNet:
     """Give the untrained network that a card without ``adaptation`` describes."""
     if card.task == "detector":
         return HeatmapNet(card.backbone, card.mean, card.std)
+    return build_crop_net(card, card.backbone)
+
+
+def build_crop_net(card: ModelCard, backbone: str | nn.Module) -> CropNet:
+    """Give the classifier that a card describes, on a timm backbone by name or on one at hand."""
     return CropNet(
-        card.backbone, card.mean, card.std, card.centre_px, len(card.subtypes), 0.0, card.resize_px
+        backbone,
+        card.mean,
+        card.std,
+        card.centre_px,
+        len(card.subtypes),
+        resize_px=card.resize_px,
+        views=card.views,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import sys
 import warnings
@@ -36,8 +37,10 @@ _BYTES_A_PX = 400
 _MOST_AT_ONCE = 8
 """Larger batches gain nothing: a tile alone has work for a whole GPU."""
 
-_GRAPH = 4
-"""Raised when the graph made from the same weights changes, so that no old one is taken from the cache."""
+_GRAPH = 5
+"""Raised when the graph made from the same card changes, so that no old one is taken from the cache."""
+_IN_GRAPH = {"backbone", "task", "centre_px", "resize_px", "views", "mean", "std", "subtypes", "sha256"}
+"""What of the card the graph depends on."""
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -238,8 +241,8 @@ def on_accelerator(runtime: Runtime) -> bool:
 class OpenVinoRuntime:
     """Executes a network with OpenVINO on the CPU.
 
-    The converted graph is kept in the user's cache folder under the weights' sha256, so that torch is
-    imported only the first time.
+    The converted graph is kept in the user's cache folder under a checksum of what it was made from, so that
+    torch is imported only the first time.
     """
 
     def __init__(self, weights: Path, card: ModelCard) -> None:
@@ -273,7 +276,8 @@ def _converted(weights: Path, card: ModelCard) -> Any:
 
     from mitoscan import __version__
 
-    name = f"{card.sha256[:32]}-{__version__}-ov{ov.__version__.split('-')[0]}-g{_GRAPH}"
+    key = hashlib.sha256(card.model_dump_json(include=_IN_GRAPH).encode()).hexdigest()
+    name = f"{key[:32]}-{__version__}-ov{ov.__version__.split('-')[0]}-g{_GRAPH}"
     path = cache_folder() / "openvino" / f"{name}.xml"
     if not path.is_file():
         model = _convert(weights, card)
