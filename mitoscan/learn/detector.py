@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mitoscan.errors import ConfigError
 from mitoscan.learn.augment import (
     colour_mixing,
     random_affine,
@@ -25,15 +24,14 @@ from mitoscan.learn.config import DetectorTraining
 from mitoscan.learn.data import load_amibr
 from mitoscan.learn.detector_metrics import LOWEST_P, Matched, match_field, pooled
 from mitoscan.learn.fields import Field, load_datasets, load_negatives, refuse_leak
-from mitoscan.learn.imagenet import load_imagenet
+from mitoscan.learn.imagenet import load_heatmap_net, load_imagenet
 from mitoscan.learn.losses import gaussian_targets, heatmap_focal
 from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, platt, round_down
 from mitoscan.learn.sampling import CropSampler, Place
 from mitoscan.learn.train import Validation, export, fit, new_card
-from mitoscan.models.card import ModelCard, OperatingPoint, checked_weights
+from mitoscan.models.card import ModelCard, OperatingPoint
 from mitoscan.models.networks import STRIDE, HeatmapNet, Probabilities
-from mitoscan.models.runtime import Runtime, TorchRuntime, load_network
-from mitoscan.models.zoo import find_model
+from mitoscan.models.runtime import Runtime, TorchRuntime
 from mitoscan.report.atomic import write_atomically
 from mitoscan.scan.merge import merge
 from mitoscan.scan.peaks import find_peaks
@@ -88,7 +86,7 @@ def train_detector(
     mined = None
     if config.mine_with is not None:
         searched = negatives if config.mine_on == "negatives" else training + negatives
-        mined = mine(_runtime(_load(config.mine_with)), searched, config.mined_from)
+        mined = mine(_runtime(load_heatmap_net(config.mine_with)), searched, config.mined_from)
         _note_mined(*mined, out)
     sampler = CropSampler(training, config, crops, negatives, mined)
     network = start(config)
@@ -122,23 +120,13 @@ def start(config: DetectorTraining) -> HeatmapNet:
 
     Raises
     ------
-    ConfigError
-        When the model to start from is no detector with the config's backbone.
+    ModelError, ConfigError
+        When the model to start from is faulty, or no detector with the config's backbone.
     """
-    if config.start_from is None:
-        network = HeatmapNet(config.backbone, config.mean, config.std)
-        load_imagenet(network, config.backbone)
-        return network
-    return _load(config.start_from, config.backbone)
-
-
-def _load(name_or_folder: str, backbone: str | None = None) -> HeatmapNet:
-    folder, card = find_model(name_or_folder, "detector")
-    if backbone is not None and card.backbone != backbone:
-        raise ConfigError(f"{name_or_folder} is a {card.backbone}, not a {backbone}")
-    network = load_network(checked_weights(folder, card), card).network
-    if not isinstance(network, HeatmapNet):
-        raise ConfigError(f"{name_or_folder} has no heat map to train on")
+    if config.start_from is not None:
+        return load_heatmap_net(config.start_from, config.backbone)
+    network = HeatmapNet(config.backbone, config.mean, config.std)
+    load_imagenet(network, config.backbone)
     return network
 
 

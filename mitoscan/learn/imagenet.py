@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from mitoscan.errors import MissingExtraError, ModelError
+from mitoscan.errors import ConfigError, MissingExtraError, ModelError
 from mitoscan.models.card import checked_weights
 from mitoscan.models.foundation import END_TO_END, find_weights, read_weights
 from mitoscan.models.networks import CropNet, HeatmapNet
@@ -71,18 +71,33 @@ def load_trunk(network: CropNet, detector: str) -> None:
     ModelError
         When it is not found, faulty, not a heat-map detector or of another backbone.
     """
-    folder, card = find_model(detector, "detector")
-    runnable: Any = load_network(checked_weights(folder, card), card)
-    theirs, ours = runnable.network, cast("Any", network.backbone)
-    if not isinstance(theirs, HeatmapNet):
-        raise ModelError(f"{card.name} has no trunk that a classifier could start from", path=folder)
+    theirs, ours = load_heatmap_net(detector), cast("Any", network.backbone)
     layers: Any = (ours.conv_stem, ours.bn1, *ours.blocks[:5])
     pairs = zip(layers, (*theirs.stem, *theirs.to_stride8, *theirs.to_stride16), strict=True)
     try:
         for own, other in pairs:
             own.load_state_dict(other.state_dict())
     except RuntimeError as exc:
-        raise ModelError(f"{card.name} has another backbone: {exc!s:.300}", path=folder) from exc
+        raise ModelError(f"{detector} has another backbone: {exc!s:.300}") from exc
+
+
+def load_heatmap_net(name_or_folder: str, backbone: str | None = None) -> HeatmapNet:
+    """Give the network of a detector, shipped or in a folder, to go on from.
+
+    Raises
+    ------
+    ModelError
+        When it is not found, faulty, or has no heat map.
+    ConfigError
+        When it is not on ``backbone``.
+    """
+    folder, card = find_model(name_or_folder, "detector")
+    if backbone is not None and card.backbone != backbone:
+        raise ConfigError(f"{name_or_folder} is a {card.backbone}, not a {backbone}")
+    network = load_network(checked_weights(folder, card), card).network
+    if not isinstance(network, HeatmapNet):
+        raise ModelError(f"{card.name} has no heat map to go on from", path=folder)
+    return network
 
 
 def _load_end_to_end(network: CropNet, backbone: str, weights_dir: Path | None) -> None:
