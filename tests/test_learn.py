@@ -24,7 +24,7 @@ from mitoscan.learn.data import AMIBR_SUBTYPES, load_amibr
 from mitoscan.learn.fields import Picture, load_fields
 from mitoscan.learn.imagenet import load_trunk
 from mitoscan.learn.losses import amf_and_subtype, gaussian_targets, heatmap_focal
-from mitoscan.learn.metrics import Detections, best_balanced_threshold, binary_metrics, match
+from mitoscan.learn.metrics import Detections, balanced_threshold, binary_metrics, match
 from mitoscan.learn.run import train_from_config
 from mitoscan.learn.sampling import CropSampler, class_balanced, neighbours
 from mitoscan.models.card import checked_weights, load_card
@@ -182,8 +182,19 @@ def test_binary_figures_and_threshold():
     p, y = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
     assert binary_metrics(p, y, 0.5).balanced_accuracy == 0.75
     assert binary_metrics(p, y, 0.5).auroc == 0.75
-    threshold = best_balanced_threshold(p, y)
-    assert binary_metrics(p, y, threshold).balanced_accuracy == 0.75
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_the_threshold_for_balanced_accuracy_is_near_the_best_and_steady(shift):
+    """Of normal scores with the same spread the middle between the two means is best."""
+    found = []
+    for _ in range(20):
+        truth = RNG.random(600) < 0.2
+        logit = RNG.normal(truth * 2.0, 1) + shift
+        found.append(balanced_threshold(1 / (1 + np.exp(-logit)), truth))
+    middles = np.log(np.array(found) / (1 - np.array(found)))
+    assert middles.mean() == pytest.approx(1.0 + shift, abs=0.1)
+    assert middles.std() < 0.15
 
 
 def test_batches_are_class_balanced():

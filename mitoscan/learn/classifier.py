@@ -26,7 +26,7 @@ from mitoscan.learn.config import ClassifierTraining
 from mitoscan.learn.data import CropSet, Float, load_amibr
 from mitoscan.learn.imagenet import load_imagenet, load_trunk
 from mitoscan.learn.losses import amf_and_subtype
-from mitoscan.learn.metrics import best_balanced_threshold, binary_metrics, counts, logits, platt, round_down
+from mitoscan.learn.metrics import balanced_threshold, binary_metrics, counts, logits, platt, round_down
 from mitoscan.learn.sampling import class_balanced
 from mitoscan.learn.train import Validation, export, fit, new_card
 from mitoscan.models.card import CARD_NAME, SUBTYPES, ModelCard, OperatingPoint
@@ -268,7 +268,7 @@ def _card(
 ) -> ModelCard:
     """Describe the model; ``p`` and ``atypical``, (N,), are held-out predictions and their truth."""
     config = job.config
-    threshold = round_down(best_balanced_threshold(p, atypical))
+    threshold = round_down(balanced_threshold(p, atypical))
     called = p >= threshold
     figures = binary_metrics(p, atypical, threshold)
     metrics = {
@@ -292,7 +292,7 @@ def _card(
         classes=("NMF", "AMF"),
         subtypes=SUBTYPES,
         operating_point=OperatingPoint(
-            threshold=threshold, criterion="greatest balanced accuracy", dataset=where
+            threshold=threshold, criterion="Bayes' rule for balanced accuracy", dataset=where
         ),
         validation=counts(called, atypical),
         parameters=parameters,

@@ -145,17 +145,6 @@ def binary_metrics(p_atypical: Float, atypical: Bool, threshold: float) -> Binar
     return BinaryMetrics((sensitivity + specificity) / 2, auroc, sensitivity, specificity)
 
 
-def best_balanced_threshold(p_atypical: Float, atypical: Bool) -> float:
-    """Give the threshold with the greatest balanced accuracy; the middle of the best stretch."""
-    from sklearn.metrics import roc_curve
-
-    fpr, tpr, thresholds = roc_curve(atypical, p_atypical)
-    gain = tpr - fpr
-    best = int(np.argmax(gain))
-    below = thresholds[best + 1] if best + 1 < len(thresholds) else 0.0
-    return float((min(thresholds[best], 1.0) + below) / 2)
-
-
 def round_down(threshold: float) -> float:
     """Give a threshold with four decimals that calls whatever ``threshold`` calls."""
     return math.floor(threshold * 1e4) / 1e4
@@ -189,6 +178,22 @@ def platt(p: Float, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
     fitted = LogisticRegression(C=1e6).fit(logits(p)[:, None], truth)
     gain, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     return (gain, shift) if gain > 0 else (1.0, 0.0)
+
+
+def balanced_threshold(p: Float, truth: npt.NDArray[np.bool_]) -> float:
+    """Give the threshold that Bayes' rule has for balanced accuracy.
+
+    What makes scores mean what they say (``platt``) turns that threshold into the share of true cases. Unlike
+    the best threshold of these very scores it does not follow their chance peaks.
+
+    Parameters
+    ----------
+    p, truth
+        (N,) each: scores of held-out cases, and what is true.
+    """
+    gain, shift = platt(p, truth)
+    share = float(logits(truth.mean(keepdims=True))[0])
+    return float(1 / (1 + np.exp(-(share - shift) / gain)))
 
 
 def counts(called: npt.NDArray[np.bool_], atypical: npt.NDArray[np.bool_]) -> Counts:
