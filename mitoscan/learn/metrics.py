@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
+from scipy.special import expit
 
 from mitoscan.models.card import Counts
 
@@ -183,8 +184,8 @@ def platt(p: Float, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
 def balanced_threshold(p: Float, truth: npt.NDArray[np.bool_]) -> float:
     """Give the threshold that Bayes' rule has for balanced accuracy.
 
-    What makes scores mean what they say (``platt``) turns that threshold into the share of true cases. Unlike
-    the best threshold of these very scores it does not follow their chance peaks.
+    It is the score that calibration (``platt``) turns into the share of true cases. Unlike the best threshold
+    of these very scores it does not follow their chance peaks.
 
     Parameters
     ----------
@@ -193,7 +194,7 @@ def balanced_threshold(p: Float, truth: npt.NDArray[np.bool_]) -> float:
     """
     gain, shift = platt(p, truth)
     share = float(logits(truth.mean(keepdims=True))[0])
-    return float(1 / (1 + np.exp(-(share - shift) / gain)))
+    return float(expit((share - shift) / gain))
 
 
 def counts(called: npt.NDArray[np.bool_], atypical: npt.NDArray[np.bool_]) -> Counts:
