@@ -76,7 +76,7 @@ def assert_same_results(one: Path, two: Path) -> None:
 def test_segfault_hang_and_eaten_memory_cost_only_their_slides(tmp_path):
     names = ["exits-1", "good-1", "segfault-1", "eats-1", "once-1", "hangs-1", "good-2"]
     folder, out = make_slides(tmp_path / "in", *names), tmp_path / "out"
-    batch = apart(folder, out, 2, timeout_s=8, memory_gb=1.0, retries=1)
+    batch = apart(folder, out, 2, timeout_s=20, memory_gb=1.0, retries=1)
     assert batch.exit_code == 3
     assert ids(out) == ["good-1", "good-2", "once-1"]
     failures = table(out, "failures.csv").set_index("slide_id")
