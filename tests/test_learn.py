@@ -178,7 +178,7 @@ def test_detection_figures_against_counting_by_hand():
     assert d.average_precision() == pytest.approx(0.25 * 1 + 0.25 * 2 / 3)
 
 
-def test_binary_figures_and_threshold():
+def test_binary_figures_against_counting_by_hand():
     p, y = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
     assert binary_metrics(p, y, 0.5).balanced_accuracy == 0.75
     assert binary_metrics(p, y, 0.5).auroc == 0.75
@@ -391,5 +391,6 @@ def test_a_classifier_starts_from_the_trunk_of_a_detector():
         if part.startswith("to_stride"):
             assert torch.equal(ours[f"blocks.{rest}"], value), name
     other = CropNet("tf_efficientnet_lite1", (0.5,) * 3, (0.5,) * 3, 96, 8)
-    with pytest.raises(ModelError, match="another backbone"):
+    with pytest.raises(ModelError, match="another backbone") as caught:
         load_trunk(other, "detector-lite0")
+    assert caught.value.path == folder

@@ -98,9 +98,8 @@ def test_a_spoilt_slide_raises_its_flag_and_only_it(tmp_path, field, models, spo
 def test_real_slides_stay_clean(data_dir, models, name):
     summary = scan_slide(data_dir / "slides" / f"{name}.svs", CPU, models=models).summary
     found = [f for f in summary.qc_flags if f not in SCORE_FLAGS]
-    # A species and a laboratory that the classifier never saw may look unlike its data; the latter hardly.
-    found = [f for f in found if not f.startswith("image unlike")]
-    assert name == "canine_region" or summary.unlike_distance < 1.4
+    if name == "canine_region":  # a species that the models never saw: to be called unlike is right
+        found = [f for f in found if not f.startswith("image unlike")]
     assert found == []
     assert summary.out_of_focus_share is not None
 

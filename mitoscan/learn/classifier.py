@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from scipy.special import expit
 from torch import Tensor, nn
 
 from mitoscan.errors import DataError, OutputError
@@ -249,7 +250,7 @@ def calibrate(network: CropNet, p: Float, atypical: npt.NDArray[np.bool_]) -> Fl
     with torch.no_grad():
         network.head.weight[0].mul_(gain)
         network.head.bias[0].mul_(gain).add_(shift)
-    calibrated: Float = 1 / (1 + np.exp(-(gain * logits(p) + shift)))
+    calibrated: Float = expit(gain * logits(p) + shift)
     return calibrated
 
 

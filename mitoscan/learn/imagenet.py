@@ -78,7 +78,11 @@ def load_trunk(network: CropNet, detector: str) -> None:
         for own, other in pairs:
             own.load_state_dict(other.state_dict())
     except RuntimeError as exc:
-        raise ModelError(f"{detector} has another backbone: {exc!s:.300}") from exc
+        raise ModelError(
+            f"{detector} has another backbone: {exc!s:.300}",
+            path=find_model(detector, "detector")[0],
+            remedy="Set backbone to that of its card.",
+        ) from exc
 
 
 def load_heatmap_net(name_or_folder: str, backbone: str | None = None) -> HeatmapNet:
@@ -93,7 +97,11 @@ def load_heatmap_net(name_or_folder: str, backbone: str | None = None) -> Heatma
     """
     folder, card = find_model(name_or_folder, "detector")
     if backbone is not None and card.backbone != backbone:
-        raise ConfigError(f"{name_or_folder} is a {card.backbone}, not a {backbone}")
+        raise ConfigError(
+            f"{name_or_folder} is a {card.backbone}, not a {backbone}",
+            path=folder,
+            remedy=f"Set backbone to {card.backbone}, or start from another model.",
+        )
     network = load_network(checked_weights(folder, card), card).network
     if not isinstance(network, HeatmapNet):
         raise ModelError(f"{card.name} has no heat map to go on from", path=folder)
