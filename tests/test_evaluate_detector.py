@@ -187,6 +187,20 @@ def test_a_validation_slide_without_fields_and_a_leak_are_refused_by_name(tmp_pa
     refuse_leak(["MIDOG21/002.tiff"], ["001"])
 
 
+def test_slides_left_out_are_neither_trained_on_nor_mistyped(tmp_path):
+    coco(tmp_path)
+    values = {"fields": None, "coco": ({"file": "MIDOG.json", "images": ".", "mpp": 0.25},)}
+    config = DetectorTraining(task="detector", **COMMON, **values, validation_slides=())
+
+    def trained_on(*left_out):
+        return load_datasets(config.model_copy(update={"leave_out_slides": left_out}), tmp_path)[0]
+
+    assert [f.slide for f in trained_on()] == ["001"]
+    assert trained_on("001") == []
+    with pytest.raises(DataError, match="H40"):
+        trained_on("H40")
+
+
 class Line(nn.Module):
     def __init__(self):
         super().__init__()

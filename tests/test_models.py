@@ -49,7 +49,8 @@ def random_model(folder, task, **changes):
 
 
 @pytest.mark.parametrize(
-    ("task", "changes"), [("detector", {}), ("classifier", {}), ("classifier", {"views": 4})]
+    ("task", "changes"),
+    [("detector", {}), ("detector", {"views": 2}), ("classifier", {}), ("classifier", {"views": 4})],
 )
 def test_torch_and_openvino_agree(tmp_path, task, changes):
     folder = random_model(tmp_path / "model", task, **changes)
@@ -78,9 +79,26 @@ def test_views_make_scores_independent_of_how_a_crop_lies(folder):
     np.testing.assert_allclose(averaged, OpenVinoRuntime(folder / WEIGHTS_NAME, four)(turned), atol=1e-5)
     single = [OpenVinoRuntime(folder / WEIGHTS_NAME, once)(np.rot90(images, k, (1, 2))) for k in range(4)]
     p = np.stack(single)[..., 0]
-    expected = 1 / (1 + np.exp(-np.log(p / (1 - p)).mean(axis=0)))
+    expected = 1 / (1 + np.exp(-logit(p).mean(axis=0)))
     np.testing.assert_allclose(averaged[:, 0], expected, atol=1e-4)
     np.testing.assert_allclose(stem, same_stem, atol=1e-5)  # how a slide looks does not depend on it
+
+
+def logit(p):
+    return np.log(p / (1 - p))
+
+
+@pytest.mark.parametrize("views", [2, 4])
+def test_a_detectors_views_are_turned_back_before_they_are_averaged(tmp_path, views):
+    folder = random_model(tmp_path / "model", "detector")
+    once = load_card(folder)
+    weights, averaged = folder / WEIGHTS_NAME, once.model_copy(update={"views": views})
+    images = np.random.default_rng(0).integers(0, 255, (1, 96, 160, 3), dtype=np.uint8)
+    single = OpenVinoRuntime(weights, once)
+    maps = [logit(np.rot90(single(np.rot90(images, k, (1, 2))), -k, (1, 2))) for k in range(views)]
+    assert np.abs(maps[0] - maps[1]).max() > 0.02
+    p = OpenVinoRuntime(weights, averaged)(images)
+    np.testing.assert_allclose(logit(p), np.mean(maps, axis=0), atol=2e-3)
 
 
 def test_openvino_takes_any_batch_and_caches_the_graph(folder, tmp_path, monkeypatch):

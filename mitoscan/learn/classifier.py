@@ -289,7 +289,6 @@ def _card(
         input_px=config.crop_px,
         centre_px=config.centre_px,
         resize_px=config.resize_px,
-        views=config.views,
         classes=("NMF", "AMF"),
         subtypes=SUBTYPES,
         operating_point=OperatingPoint(

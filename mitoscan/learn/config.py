@@ -20,6 +20,8 @@ class TrainConfig(Frozen):
     validated_on: str
     """What data chooses the operating point; goes into the card."""
     backbone: str = "tf_efficientnet_lite0"
+    views: Literal[1, 2, 4] = 1
+    """Quarter turns of a tile or crop whose scores are averaged, in validation and on slides."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     mpp: float = 0.25
@@ -91,6 +93,8 @@ class DetectorTraining(TrainConfig):
     """Further data sets."""
     leave_out_datasets: tuple[str, ...] = ()
     """Data sets not to train on, so that they can be tested on."""
+    leave_out_slides: tuple[str, ...] = ()
+    """Slides not to train on."""
     tile_px: int = 2048
     """Side of the tiles at scan time."""
     crop_px: int = 256
@@ -128,8 +132,6 @@ class ClassifierTraining(TrainConfig):
     centre_px: int = 96
     resize_px: int | None = Field(default=None, gt=0, le=2048)
     """Side to which the centre is enlarged before the network. None: as it is."""
-    views: Literal[1, 2, 4] = 1
-    """Quarter turns of a crop whose scores are averaged, when held-out crops and slides are classified."""
     start_from: str | None = None
     """Detector whose trunk the training starts from: shipped name or folder. None: ImageNet weights alone."""
     dropout: float = 0.3

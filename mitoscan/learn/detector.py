@@ -123,10 +123,11 @@ def start(config: DetectorTraining) -> HeatmapNet:
     ModelError, ConfigError
         When the model to start from is faulty, or no detector with the config's backbone.
     """
+    network = HeatmapNet(config.backbone, config.mean, config.std, views=config.views)
     if config.start_from is not None:
-        return load_heatmap_net(config.start_from, config.backbone)
-    network = HeatmapNet(config.backbone, config.mean, config.std)
-    load_imagenet(network, config.backbone)
+        network.load_state_dict(load_heatmap_net(config.start_from, config.backbone).state_dict())
+    else:
+        load_imagenet(network, config.backbone)
     return network
 
 

@@ -266,14 +266,15 @@ def load_datasets(config: DetectorTraining, data: Path) -> tuple[list[Field], li
     Raises
     ------
     DataError
-        When a file is missing or faulty, or a validation slide has no field in any dataset.
+        When a file is missing or faulty, or a slide named in the config has no field in any dataset.
     """
     fields: list[Field] = load_fields(data / config.fields) if config.fields else []
     for spec in config.coco:
         fields += load_coco(spec, data, config.mpp)
     validation = only_slides(fields, config.validation_slides, data)
-    held_out, unwanted = set(config.validation_slides), set(config.leave_out_datasets)
-    train = [f for f in fields if f.slide not in held_out and f.dataset not in unwanted]
+    only_slides(fields, config.leave_out_slides, data)
+    held_out = {*config.validation_slides, *config.leave_out_slides}
+    train = [f for f in fields if f.slide not in held_out and f.dataset not in config.leave_out_datasets]
     return train, validation
 
 

@@ -216,6 +216,7 @@ def new_card(
         name=config.name,
         description=config.description,
         backbone=config.backbone,
+        views=config.views,
         mpp=config.mpp,
         mean=config.mean,
         std=config.std,

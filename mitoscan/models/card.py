@@ -172,7 +172,7 @@ class ModelCard(Frozen):
     resize_px: int | None = Field(default=None, gt=0, le=2048)
     """Classifier: side to which what it looks at is enlarged. None: as it is."""
     views: Literal[1, 2, 4] = 1
-    """Classifier: how many quarter turns of a crop its scores are the mean of (test-time augmentation)."""
+    """How many quarter turns of a tile or crop the scores are the mean of (test-time augmentation)."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     classes: tuple[str, ...]

@@ -58,12 +58,19 @@ class HeatmapNet(nn.Module):
 
     Input uint8 (N, H, W, 3) with H and W multiples of 16; output logits (N, H / 8, W / 8), one for each
     8 × 8 px cell: how likely a mitotic figure's centre lies there (CenterNet's heat map, Zhou et al. 2019).
+    Outside training they are the mean of ``views``, each turned by a further quarter.
     """
 
     def __init__(
-        self, backbone: str, mean: tuple[float, ...], std: tuple[float, ...], width: int = 64
+        self,
+        backbone: str,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        width: int = 64,
+        views: int = 1,
     ) -> None:
         super().__init__()
+        self.views = views
         self.normalise = Normalise(mean, std)
         full: Any = timm.create_model(backbone, pretrained=False)
         self.stem = nn.Sequential(full.conv_stem, full.bn1)
@@ -77,6 +84,15 @@ class HeatmapNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
+        logits = self._one_view(images)
+        if self.training or self.views == 1:
+            return logits
+        # One after the other: turned pictures that are not square do not fit into one batch.
+        for turns, turned in enumerate(_quarter_turns(images, self.views)[1:], 1):
+            logits = logits + _turn_back(self._one_view(turned), turns)
+        return logits / self.views
+
+    def _one_view(self, images: Tensor) -> Tensor:
         fine = self.to_stride8(self.stem(self.normalise(images)))
         coarse = self.lateral16(self.to_stride16(fine))
         x = self.lateral8(fine) + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
@@ -145,6 +161,13 @@ def _quarter_turns(images: Tensor, views: int) -> list[Tensor]:
     return turned
 
 
+def _turn_back(maps: Tensor, quarters: int) -> Tensor:
+    """Undo ``_quarter_turns`` on (N, h, w)."""
+    for _ in range(quarters):
+        maps = maps.flip(1).transpose(1, 2)
+    return maps
+
+
 class Probabilities(nn.Module):
     """Wrap a network so that it gives probabilities: what the runtimes execute."""
 
@@ -191,7 +214,7 @@ def runnable(network: nn.Module) -> Probabilities:
 def build_network(card: ModelCard) -> HeatmapNet | CropNet:
     """Give the untrained network that a card without ``adaptation`` describes."""
     if card.task == "detector":
-        return HeatmapNet(card.backbone, card.mean, card.std)
+        return HeatmapNet(card.backbone, card.mean, card.std, views=card.views)
     return build_crop_net(card, card.backbone)
 
 
