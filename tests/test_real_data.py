@@ -158,16 +158,16 @@ def test_files_of_a_real_slide_agree(h17, tmp_path):
 def test_real_findings_do_not_depend_on_how_they_are_computed(h17, models, change):
     usual = h17[0]
     other = scan_slide(usual.info.path, CPU.model_copy(update=change), models=models)
-    for one, two in ((usual.findings, other.findings), (other.findings, usual.findings)):
-        called = one[one["is_mf"]]
-        # A score within 0.01 of the threshold may change sides: so among all findings, not only the called.
-        distance, same = cKDTree(two[["x_l0", "y_l0"]]).query(called[["x_l0", "y_l0"]])
-        assert distance.max() < 1
-        np.testing.assert_allclose(called["p_mitosis"], two["p_mitosis"].iloc[same], atol=0.01)
-        both = two["is_mf"].to_numpy()[same]
-        assert both.mean() > 0.9
-        p_atypical = two["p_atypical"].iloc[same].to_numpy()
-        np.testing.assert_allclose(called["p_atypical"][both], p_atypical[both], atol=0.01)
+    # Calls from the widest gap between scores just above the threshold: a score beside it may change sides.
+    threshold = usual.summary.detector_threshold
+    p = np.sort(usual.findings["p_mitosis"])
+    p = p[(p >= threshold) & (p < threshold + 0.02)]
+    widest = int(np.argmax(np.diff(p)))
+    clear = p[widest : widest + 2].mean()
+    a, b = (r.findings[r.findings["p_mitosis"] >= clear].reset_index(drop=True) for r in (usual, other))
+    assert len(a) == len(b) > 30
+    np.testing.assert_allclose(a[["x_l0", "y_l0"]], b[["x_l0", "y_l0"]], atol=1.0)
+    np.testing.assert_allclose(a[["p_mitosis", "p_atypical"]], b[["p_mitosis", "p_atypical"]], atol=0.01)
 
 
 @pytest.mark.data
@@ -189,16 +189,14 @@ def test_the_quick_way_finds_what_the_plain_way_finds(h17, models):
         found = keep_inside(area, detector.run(tiles, frame, pool))
         called = found.p >= detector.threshold
         x, y, p = found.x[called], found.y[called], found.p[called]
-        quick = h17[0].findings
-        quick = quick[quick["is_mf"] & shapely.contains_xy(area, quick["x_l0"], quick["y_l0"])]
-        # At the quick way's places: a crop that lies 1 px further may score differently by more than 0.01.
-        places = (quick[name].to_numpy() for name in ("x_l0", "y_l0"))
-        p_atypical = Classifier(models.classifier.card, plain[1]).run(*places, frame, pool)[:, 0]
+        p_atypical = Classifier(models.classifier.card, plain[1]).run(x, y, frame, pool)[:, 0]
+    quick = h17[0].findings
+    quick = quick[quick["is_mf"] & shapely.contains_xy(area, quick["x_l0"], quick["y_l0"])]
     assert len(quick) == len(p) > 0
     distance, same = cKDTree(np.stack([x, y], axis=1)).query(quick[["x_l0", "y_l0"]])
     assert distance.max() < 1
     np.testing.assert_allclose(quick["p_mitosis"], p[same], atol=0.01)
-    np.testing.assert_allclose(quick["p_atypical"], p_atypical, atol=0.01)
+    np.testing.assert_allclose(quick["p_atypical"], p_atypical[same], atol=0.01)
 
 
 @pytest.mark.data

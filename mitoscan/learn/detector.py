@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 MINED = "mined.csv"
 DOUBTFUL_RADIUS_UM = 12.0
 MARGIN_PX = 112
-"""Half of what neighbouring tiles share, work px; measured in benchmarks/borders.py."""
+"""Half of what neighbouring tiles share, work px; see benchmarks/README.md."""
 SENSITIVE_RECALL = 0.85
 F1_TOLERANCE = 0.02
 """What the operating point may lose of the greatest F1; see benchmarks/detector.md."""
