@@ -29,7 +29,7 @@ class ScanConfig(Frozen):
     """µm per level-0 pixel; overrides what the file says. None: the file's own. Checked at opening."""
     device: Device = "auto"
     detector: str | None = None
-    """Name of a shipped detector, or a folder with a card.json. None: the default."""
+    """Name of a shipped detector, or a folder with a card.json. None: the default for the device."""
     candidates: Path | None = None
     """Somebody else's detections instead of a detector: a file, or a folder with one for each slide."""
     classifier: str | None = None

@@ -13,7 +13,7 @@ from rich.table import Table
 from mitoscan.errors import NoTissueError
 from mitoscan.models.card import load_card
 from mitoscan.models.runtime import Runtime
-from mitoscan.models.zoo import DEFAULTS, shipped_models
+from mitoscan.models.zoo import DEFAULT_DETECTOR_ON_GPU, DEFAULTS, shipped_models
 from mitoscan.slide.base import Slide, SlideInfo
 from mitoscan.slide.reader import open_slide
 from mitoscan.slide.tissue import area_mm2, find_tissue
@@ -111,10 +111,12 @@ def model_table() -> Table:
     table.add_column("name", no_wrap=True)
     for column in ("task", "parameters", "mpp", "measured on held-out data", "licence"):
         table.add_column(column)
+    marks = dict.fromkeys(DEFAULTS.values(), "\n(default)")
+    marks[DEFAULT_DETECTOR_ON_GPU] = "\n(default on a GPU)"
     for name, folder in shipped_models().items():
         card = load_card(folder)
         metrics = "\n".join(f"{m.name} {m.value:.3f} (n = {m.n})" for m in card.metrics)
-        mark = "\n(default)" if DEFAULTS[card.task] == name else ""
+        mark = marks.get(name, "")
         table.add_row(
             name + mark, card.task, f"{card.parameters / 1e6:.1f} M", f"{card.mpp:g}", metrics, card.licence
         )

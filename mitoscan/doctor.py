@@ -15,7 +15,7 @@ from mitoscan import __version__
 from mitoscan.errors import MitoscanError
 from mitoscan.models.card import checked_weights, load_card
 from mitoscan.models.runtime import cache_folder
-from mitoscan.models.zoo import DEFAULTS, shipped_models
+from mitoscan.models.zoo import DEFAULT_DETECTOR_ON_GPU, DEFAULTS, shipped_models
 
 _NEEDED = ("torch", "torchvision", "timm", "openvino", "openslide-python", "openslide-bin", "numpy", "pandas")
 _EXTRAS = {
@@ -98,7 +98,7 @@ def _openslide() -> Check:
 
 def _weights() -> Iterator[Check]:
     models = shipped_models()
-    for name in DEFAULTS.values():
+    for name in (*DEFAULTS.values(), DEFAULT_DETECTOR_ON_GPU):
         if name not in models:
             yield Check(f"weights {name}", "missing", False, _REINSTALL)
     for name, folder in models.items():

@@ -266,3 +266,22 @@ def test_numbers_do_not_depend_on_the_terminal(mitoscan, slide, tmp_path):
     one, two = (pd.read_csv(tmp_path / name / "a" / "findings.csv") for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two)
     assert np.isfinite(one["p_mitosis"]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [
+        ((), "cpu"),
+        (("--ray-gpus", "0.5"), "cuda"),
+        (("--device", "mps"), "mps"),
+        (("--device", "cuda"), "cuda"),
+    ],
+)
+def test_on_ray_the_clusters_gpus_decide_the_device_not_this_machines(
+    mitoscan, monkeypatch, slide, tmp_path, options, device
+):
+    asked = []
+    monkeypatch.setattr("mitoscan.cli.run._run", lambda jobs, *_: asked.extend(jobs) or 0)
+    code, _, _ = mitoscan("run", slide, "-o", tmp_path / "out", "--engine", "ray", "--workers", "1", *options)
+    assert code == 0
+    assert [job.config.device for job in asked] == [device]

@@ -255,6 +255,19 @@ def test_a_folder_that_shadows_a_shipped_name_is_refused(tmp_path, monkeypatch):
     assert find_model(f"./{name}", "classifier")[1].name == name
 
 
+def test_the_default_detector_on_a_gpu_is_the_accurate_one(monkeypatch):
+    def default(task, device, name=None):
+        return find_model(name, task, device)[1].name
+
+    assert default("detector", "cpu") == "detector-lite0"
+    assert default("detector", "cuda") == default("detector", "mps") == "detector-lite0-accurate"
+    assert default("classifier", "cuda") == default("classifier", "cpu")
+    assert default("detector", "cuda", "detector-lite0") == "detector-lite0", "a name is taken at its word"
+    for backend, name in (("cpu", "detector-lite0"), ("cuda", "detector-lite0-accurate")):
+        monkeypatch.setattr("mitoscan.models.zoo.pick_backend", lambda _, found=backend: found)
+        assert default("detector", "auto") == name
+
+
 def test_a_device_that_is_not_there_is_refused():
     for device in ("cuda", "mps"):
         available = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()

@@ -36,7 +36,10 @@ MppOption = Annotated[float | None, typer.Option(help="µm per level-0 pixel; ov
 DeviceOption = Annotated[DeviceName, typer.Option(help="cpu runs OpenVINO, cuda and mps run torch.")]
 DetectorOption = Annotated[
     str | None,
-    typer.Option(help="Shipped name, folder with card.json, or tiatoolbox:KongNet_Det_MIDOG_1."),
+    typer.Option(
+        help="Shipped name, folder with card.json, or tiatoolbox:KongNet_Det_MIDOG_1.",
+        show_default="by device",
+    ),
 ]
 CandidatesOption = Annotated[
     Path | None,

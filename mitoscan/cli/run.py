@@ -126,6 +126,8 @@ def run(
     pool = _Pool(workers, slide_timeout, worker_memory)
     if engine is EngineName.ray:
         gpus = float(device is DeviceName.cuda) if ray_gpus is None else ray_gpus
+        if device is DeviceName.auto:  # the cluster's devices count, not those of this machine
+            config = config.model_copy(update={"device": "cuda" if gpus else "cpu"})
         pool = _RayPool(slide_timeout=slide_timeout, address=ray_address, cpus=ray_cpus, gpus=gpus)
     raise typer.Exit(_run(_jobs(slides or [], manifest, config, out), out, rules, pool))
 

@@ -39,7 +39,7 @@ Inputs = dict[str, object]
 GENERATION = 1
 SUMMARY_NAME = "summary.json"
 _NO_MATTER = frozenset({"device", "batch_size", "readers", "grid_shift_px"})
-"""Findings do not depend on them; devices agree within rounding."""
+"""Findings do not depend on them; devices agree within rounding, once the detector is chosen."""
 _BY_CONTENT = frozenset({"detector", "candidates", "classifier", "threshold", "operating_point", "roi"})
 """Settings that stand here not as they were given but for what they came to."""
 _CARD_TEXTS = frozenset(
@@ -85,7 +85,7 @@ def load_cards(config: ScanConfig) -> tuple[ModelCard | None, ModelCard]:
     ModelError
         When there is no such model, or its card is faulty.
     """
-    detector = None if config.candidates else find_model(config.detector, "detector")[1]
+    detector = None if config.candidates else find_model(config.detector, "detector", config.device)[1]
     return detector, find_model(config.classifier, "classifier")[1]
 
 

@@ -228,7 +228,7 @@ def load_detector(
     ----------
     name_or_folder
         Name of a shipped one, a folder with a card.json, or ``tiatoolbox:KongNet_Det_MIDOG_1``. None: the
-        shipped default.
+        shipped default for the device.
     device
         ``auto``, ``cpu`` (OpenVINO), ``cuda`` or ``mps`` (torch).
     threshold
@@ -243,7 +243,7 @@ def load_detector(
     ConfigError
         When the device is not available.
     """
-    folder, card = find_model(name_or_folder, "detector")
+    folder, card = find_model(name_or_folder, "detector", device)
     if threshold is None:
         threshold = card.point(operating_point).threshold
     foreign = is_tiatoolbox(name_or_folder)
