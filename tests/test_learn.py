@@ -211,7 +211,8 @@ def test_mosaics_know_every_figure_they_show(amibr, fields):
     assert [len(s) for s in shown[:5]] == [1] * 5  # 100 px apart: out of each other's crop
     config = DetectorTraining(task="detector", validation_slides=("S2",), on_mosaics=1.0, **COMMON)
     sampler = CropSampler(load_fields(fields / "detection", slides={"S1"}), config, crops)
-    region, figures, _ = sampler.draw(RNG)
+    region, targets, _ = sampler.draw(RNG)
+    figures = targets[:, :2]
     assert region.shape == (sampler.side, sampler.side, 3)
     inside = figures[(np.abs(figures) < sampler.side / 2 - 5).all(1)] + sampler.side / 2
     assert len(inside) >= 4
@@ -283,7 +284,8 @@ def test_sampler_keeps_figures_in_the_crop_and_in_place(fields):
     )
     sampler = CropSampler(load_fields(fields / "detection", slides={"S1"}), config)
     for _ in range(10):
-        region, figures, _ = sampler.draw(RNG)
+        region, targets, _ = sampler.draw(RNG)
+        figures = targets[:, :2]
         x, y = np.round(figures[0] + sampler.side / 2).astype(int)
         assert region[y, x].max() < 60  # the dark square is where the label says
         assert (np.abs(figures[0]) < config.crop_px / 2).all()

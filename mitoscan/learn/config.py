@@ -111,6 +111,10 @@ class DetectorTraining(TrainConfig):
     """Share of the batch that is drawn anywhere on the unlabelled fields."""
     start_from: str | None = None
     """A model (shipped name, or folder) whose weights to start from. None: ImageNet's."""
+    teachers: tuple[str, ...] = ()
+    """Detectors (shipped names, or folders) whose mean score is learnt beside the labels of the fields."""
+    label_share: float = Field(default=0.5, ge=0, le=1)
+    """What the labels count against the teachers, who count for the rest."""
     start_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the weights started from in the result: what the first round knew is not forgotten."""
     mine_with: str | None = None

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from scipy.special import expit
 from torch import Tensor, nn
 
+from mitoscan.errors import ConfigError
 from mitoscan.learn.augment import (
     colour_mixing,
     random_affine,
@@ -21,17 +23,20 @@ from mitoscan.learn.augment import (
     to_uint8,
 )
 from mitoscan.learn.config import DetectorTraining
-from mitoscan.learn.data import load_amibr
+from mitoscan.learn.data import UInt8, load_amibr
 from mitoscan.learn.detector_metrics import LOWEST_P, Matched, match_field, pooled
 from mitoscan.learn.fields import Field, load_datasets, load_negatives, refuse_leak
 from mitoscan.learn.imagenet import load_heatmap_net, load_imagenet
-from mitoscan.learn.losses import gaussian_targets, heatmap_focal
-from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, platt, round_down
+from mitoscan.learn.losses import centres, gaussian_targets, heatmap_focal
+from mitoscan.learn.metrics import MATCH_RADIUS_UM, Detections, logits, platt, round_down
 from mitoscan.learn.sampling import CropSampler, Place
+from mitoscan.learn.teach import teach
 from mitoscan.learn.train import Validation, export, fit, new_card
 from mitoscan.models.card import ModelCard, OperatingPoint
 from mitoscan.models.networks import STRIDE, HeatmapNet, Probabilities
-from mitoscan.models.runtime import Runtime, TorchRuntime
+from mitoscan.models.runtime import Runtime, TorchRuntime, load_runtime
+from mitoscan.models.tiatoolbox_models import is_tiatoolbox
+from mitoscan.models.zoo import find_model
 from mitoscan.report.atomic import write_atomically
 from mitoscan.scan.merge import merge
 from mitoscan.scan.peaks import find_peaks
@@ -74,6 +79,8 @@ def train_detector(
     ------
     DataError
         When data are missing or faulty, or a slide is both trained on and validated on.
+    ModelError, ConfigError
+        When a model that the config names is missing, faulty or does not fit.
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
@@ -88,6 +95,8 @@ def train_detector(
         searched = negatives if config.mine_on == "negatives" else training + negatives
         mined = mine(_runtime(load_heatmap_net(config.mine_with)), searched, config.mined_from)
         _note_mined(*mined, out)
+    if config.teachers:
+        training = teach(detect_all(_mean_of(config.teachers, config.mpp), training), config.label_share)
     sampler = CropSampler(training, config, crops, negatives, mined)
     network = start(config)
 
@@ -133,6 +142,33 @@ def start(config: DetectorTraining) -> HeatmapNet:
 
 def _runtime(network: nn.Module) -> Runtime:
     return TorchRuntime(Probabilities(network).eval(), "cpu")
+
+
+def _mean_of(teachers: Sequence[str], mpp: float) -> Runtime:
+    """Run several detectors and average their scores' logits.
+
+    Raises
+    ------
+    ModelError
+        When one is not found or faulty.
+    ConfigError
+        When one is made for another pixel size than ``mpp``, or is not mitoscan's own kind.
+    """
+    heats = []
+    for name in teachers:
+        folder, card = find_model(name, "detector")
+        if card.mpp != mpp or is_tiatoolbox(name):
+            raise ConfigError(
+                f"{name} ({card.mpp:g} µm/px) cannot teach a heat map at {mpp:g} µm/px",
+                remedy="Name detectors trained by mitoscan at the config's mpp under teachers.",
+            )
+        heats.append(load_runtime(folder, card, "cpu"))
+
+    def run(images: UInt8) -> npt.NDArray[np.float32]:
+        mean = np.mean([logits(heat(images).astype(np.float64)) for heat in heats], axis=0)
+        return np.asarray(expit(mean), np.float32)
+
+    return run
 
 
 def blend(network: nn.Module, other: nn.Module, share: float) -> None:
@@ -201,7 +237,7 @@ def calibrate(network: HeatmapNet, found: Detections) -> None:
 def _batch_loss(
     network: nn.Module, sampler: CropSampler, config: DetectorTraining, rng: np.random.Generator
 ) -> Tensor:
-    regions, figures, doubtful = zip(*(sampler.draw(rng) for _ in range(config.batch)), strict=True)
+    regions, targets, doubtful = zip(*(sampler.draw(rng) for _ in range(config.batch)), strict=True)
     images, matrices = random_affine(torch.from_numpy(np.stack(regions)), config.crop_px, config.scale, rng)
     images = colour_mixing(images, config.mixing, rng)
     images = stain_jitter(images, config.od_gain, config.od_shift, config.od_strength, rng)
@@ -209,14 +245,20 @@ def _batch_loss(
     cells = config.crop_px // STRIDE
 
     def in_cells(points: tuple[np.ndarray, ...]) -> list[Tensor]:
-        moved = [torch.from_numpy(p).float() @ m.T for p, m in zip(points, matrices, strict=True)]
-        return [(xy + config.crop_px / 2) / STRIDE for xy in moved]
+        result = []
+        for p, m in zip(points, matrices, strict=True):
+            q = torch.from_numpy(p).float()
+            moved = (q[:, :2] @ m.T + config.crop_px / 2) / STRIDE
+            result.append(torch.cat([moved, q[:, 2:]], dim=1))
+        return result
 
-    target = gaussian_targets(in_cells(figures), cells, cells, config.sigma_cells)
+    points = in_cells(targets)
+    target = gaussian_targets(points, cells, cells, config.sigma_cells)
+    centre = centres(points, cells, cells)
     radius = DOUBTFUL_RADIUS_UM / config.mpp / STRIDE
     near_doubt = gaussian_targets(in_cells(doubtful), cells, cells, radius) > np.exp(-0.5)
-    weight = torch.where(near_doubt & (target < 1), 0.0, 1.0)
-    return heatmap_focal(network(random_jpeg(to_uint8(images), config.jpeg, rng)), target, weight)
+    weight = torch.where(near_doubt & (centre == 0), 0.0, 1.0)
+    return heatmap_focal(network(random_jpeg(to_uint8(images), config.jpeg, rng)), target, weight, centre)
 
 
 def detect_all(runtime: Runtime, fields: list[Field], floor: float = LOWEST_P) -> list[Matched]:

@@ -84,6 +84,11 @@ class OnDisk:
         return self._slide.read(box, self.width, self.height)
 
 
+def with_chance(xy: Float, chance: float = 1.0) -> Float:
+    """Give (K, 2) points the same chance to be figures: (K, 3)."""
+    return np.column_stack([xy, np.full(len(xy), chance)])
+
+
 @dataclass(frozen=True)
 class Field:
     """A picture with its points; coordinates in px of the picture at ``mpp``."""
@@ -99,6 +104,14 @@ class Field:
     """(K, 2): look-alikes."""
     doubtful: Float
     """(K, 2): look-alikes that may be figures; neither to learn nor to count."""
+    taught: Float | None = None
+    """(K, 3): x, y of what may be a figure and the chance that it is, by labels and teachers (``teach``).
+    None: the labels are taken at their word."""
+
+    @property
+    def targets(self) -> Float:
+        """(K, 3): x, y and chance of what is to be learnt as figures."""
+        return with_chance(self.figures) if self.taught is None else self.taught
 
     @property
     def image(self) -> UInt8:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 
 def gaussian_targets(points: list[Tensor], height: int, width: int, sigma: float) -> Tensor:
-    """Heat maps with a Gaussian at every point and exactly 1 in the cell that holds it.
+    """Heat maps with a Gaussian at every point; the cell that holds it has exactly the Gaussian's height.
 
     Parameters
     ----------
     points
-        One (K, 2) tensor an image: x, y in heat-map cells, continuous.
+        One (K, 2) tensor an image: x, y in heat-map cells, continuous; or (K, 3) with the chance that the
+        point is a figure, which is the Gaussian's height. Without: 1.
     height, width
         Size of the map, cells.
     sigma
@@ -24,6 +27,31 @@ def gaussian_targets(points: list[Tensor], height: int, width: int, sigma: float
     Tensor
         float (N, height, width).
     """
+
+    def drawn(dx: Tensor, dy: Tensor, chance: Tensor) -> Tensor:
+        bumps = chance * torch.exp(-(dx**2 + dy**2) / (2 * sigma**2))
+        return torch.where(_holds(dx, dy), chance, bumps.clamp(max=0.99))
+
+    return _highest(points, height, width, drawn)
+
+
+def centres(points: list[Tensor], height: int, width: int) -> Tensor:
+    """Give the heights of ``gaussian_targets`` in the cells that hold a point, and 0 elsewhere."""
+
+    def drawn(dx: Tensor, dy: Tensor, chance: Tensor) -> Tensor:
+        return torch.where(_holds(dx, dy), chance, 0.0)
+
+    return _highest(points, height, width, drawn)
+
+
+def _holds(dx: Tensor, dy: Tensor) -> Tensor:
+    return (dx.abs() <= 0.5) & (dy.abs() <= 0.5)
+
+
+def _highest(
+    points: list[Tensor], height: int, width: int, drawn: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Draw each point from its offsets to the cells' middles and its chance; the highest counts."""
     ys = torch.arange(height).view(1, -1, 1) + 0.5
     xs = torch.arange(width).view(1, 1, -1) + 0.5
     maps = []
@@ -32,20 +60,29 @@ def gaussian_targets(points: list[Tensor], height: int, width: int, sigma: float
             maps.append(torch.zeros(height, width))
             continue
         x, y = p[:, 0].view(-1, 1, 1), p[:, 1].view(-1, 1, 1)
-        bumps = torch.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * sigma**2))
-        holds = ((xs - x).abs() <= 0.5) & ((ys - y).abs() <= 0.5)
-        maps.append(torch.where(holds, 1.0, bumps.clamp(max=0.99)).amax(0))
+        chance = p[:, 2].view(-1, 1, 1) if p.shape[1] > 2 else torch.ones_like(x)
+        maps.append(drawn(xs - x, ys - y, chance).amax(0))
     return torch.stack(maps)
 
 
-def heatmap_focal(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def heatmap_focal(logits: Tensor, target: Tensor, weight: Tensor, centre: Tensor | None = None) -> Tensor:
     """Penalty-reduced focal loss of CornerNet/CenterNet (α = 2, β = 4), divided by the number of figures.
 
-    All (N, H, W); ``weight`` 0 leaves a cell out.
+    Parameters
+    ----------
+    logits, target
+        (N, H, W).
+    weight
+        (N, H, W); 0 leaves a cell out.
+    centre
+        (N, H, W): in cells that hold a point the chance that it is a figure, 0 in the others. The cell counts
+        that much as a figure, and for the rest as none. None: the cells where ``target`` is 1 hold figures.
     """
+    if centre is None:
+        centre = (target == 1).float()
     p = logits.sigmoid()
-    positive = (target == 1).float() * weight
-    negative = (1 - target) ** 4 * (target < 1).float() * weight
+    positive = centre * weight
+    negative = torch.where(centre > 0, 1 - centre, (1 - target) ** 4) * weight
     loss = positive * (1 - p) ** 2 * F.softplus(-logits) + negative * p**2 * F.softplus(logits)
     return loss.sum() / positive.sum().clamp(min=1)
 

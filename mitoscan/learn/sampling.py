@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mitoscan.learn.config import DetectorTraining
 from mitoscan.learn.data import CropSet, Float, UInt8
-from mitoscan.learn.fields import Field
+from mitoscan.learn.fields import Field, with_chance
 
 
 def class_balanced(
@@ -119,7 +119,17 @@ class CropSampler:
         self._mined, self._weight = list(places), scores / max(scores.sum(), 1e-9)
 
     def draw(self, rng: np.random.Generator) -> tuple[UInt8, Float, Float]:
-        """One region: uint8 (side, side, 3), its figures and its doubtful points, px from its centre."""
+        """Draw one region.
+
+        Returns
+        -------
+        pixels
+            uint8 (side, side, 3).
+        targets
+            (K, 3): x, y (px from the region's centre) and chance of what is to be learnt as figures.
+        doubtful
+            (L, 2): x, y of the doubtful points.
+        """
         mosaics = self.config.on_mosaics if self._crops is not None else 0.0
         negatives = self.config.on_negatives if self._tiles else 0.0
         mined = self.config.on_mined if self._mined else 0.0
@@ -134,7 +144,7 @@ class CropSampler:
             place = self._on_fields(rng)
         centre = np.round(place.xy + rng.uniform(-0.35, 0.35, 2) * self.config.crop_px)
         field = place.field
-        return field.pixels.cut(centre, self.side), field.figures - centre, field.doubtful - centre
+        return field.pixels.cut(centre, self.side), field.targets - [*centre, 0], field.doubtful - centre
 
     def _on_fields(self, rng: np.random.Generator) -> Place:
         kind = rng.random()
@@ -166,29 +176,29 @@ class CropSampler:
         size = crops.images.shape[1]
         across = -(-self.side // size) + 1
         whole = np.empty((across * size, across * size, 3), np.uint8)
-        figures, doubtful = [], []
+        targets, doubtful = [], []
         for row, column in np.ndindex(across, across):
             picture, shown, unsure = self._mosaic_crop(crops, rng)
             whole[row * size : (row + 1) * size, column * size : (column + 1) * size] = picture
             middle = np.array([column + 0.5, row + 0.5]) * size
-            figures.append(middle + shown)
+            targets.append(shown + np.array([*middle, 0]))
             doubtful.append(middle + unsure)
         left, top = rng.integers(0, across * size - self.side + 1, 2)
         region = whole[top : top + self.side, left : left + self.side]
         centre = np.array([left, top]) + self.side / 2
-        return region, np.concatenate(figures) - centre, np.concatenate(doubtful) - centre
+        return region, np.concatenate(targets) - [*centre, 0], np.concatenate(doubtful) - centre
 
     def _mosaic_crop(self, crops: CropSet, rng: np.random.Generator) -> tuple[UInt8, Float, Float]:
-        """One crop: its pixels, its figures and its doubtful points, px from its centre."""
+        """One crop: its pixels, its targets and its doubtful points, px from its centre."""
         size = crops.images.shape[1]
         if rng.random() >= self.config.look_alikes:
             i = rng.integers(len(crops))
-            return crops.images[i], self._neighbours[i], np.empty((0, 2))
+            return crops.images[i], with_chance(self._neighbours[i]), np.empty((0, 2))
         field, xy = self._look_alike(rng)
         centre = np.round(xy + rng.uniform(-0.1, 0.1, 2) * size)
-        figures, doubtful = field.figures - centre, field.doubtful - centre
-        figures, doubtful = (p[(np.abs(p) < size / 2).all(axis=1)] for p in (figures, doubtful))
-        return field.pixels.cut(centre, size), figures, doubtful
+        targets, doubtful = field.targets - [*centre, 0], field.doubtful - centre
+        targets, doubtful = (p[(np.abs(p[:, :2]) < size / 2).all(axis=1)] for p in (targets, doubtful))
+        return field.pixels.cut(centre, size), targets, doubtful
 
 
 def neighbours(crops: CropSet) -> list[Float]:
