@@ -23,7 +23,7 @@ from mitoscan.models.zoo import find_model
 from mitoscan.report.record import run_record
 from mitoscan.scan.focus import blocks_of, sharpness
 from mitoscan.scan.pipeline import load_models, scan_slide
-from mitoscan.scan.qc import Quality, fold_mm2, pen_mm2
+from mitoscan.scan.qc import Quality, fold_mm2, folds, pen_mm2
 from mitoscan.scan.score import SCORE_FLAGS
 from mitoscan.slide.tissue import CoarseView
 from mitoscan.slide.write import write_pyramid
@@ -125,7 +125,7 @@ def test_ink_of_any_colour_is_measured_and_is_no_fold(ink):
     picture[100:130, 150:250] = ink
     view, slide, area = view_of(picture)
     assert pen_mm2(view, slide, area) == pytest.approx(30 * 100 * 64e-6, rel=0.15)
-    assert fold_mm2(view, slide, area) == 0
+    assert fold_mm2(folds(view), view, slide, area) == 0
 
 
 def test_ink_far_from_what_is_scanned_dust_and_padding_do_not_count():

@@ -278,7 +278,10 @@ def _detect(
         if in_memory and len(found):
             x, y, p = found.T
             worth = _worth(detector, p) & shapely.contains_xy(area, *frame.to_l0(x, y))
-            seen[worth] = classifier.run_inside(image, x[worth] - tile.x, y[worth] - tile.y, check.see_crops)
+            x, y = x[worth], y[worth]
+            embeddings: list[npt.NDArray[np.float32]] = []
+            seen[worth] = classifier.run_inside(image, x - tile.x, y - tile.y, embeddings.append)
+            check.see_crops(embeddings, *frame.to_l0(x, y))
         return seen
 
     progress.start("detecting", len(tiles), tissue_mm2)
@@ -311,7 +314,9 @@ def _classify_rest(
         return found
     progress.start("classifying", int(left.sum()), 0.0)
     frame, run = info.frame(models.classifier.card.mpp), models.classifier.run
-    seen[left] = run(x[left], y[left], frame, pool, progress.advance, check.see_crops)
+    embeddings: list[npt.NDArray[np.float32]] = []
+    seen[left] = run(x[left], y[left], frame, pool, progress.advance, embeddings.append)
+    check.see_crops(embeddings, x[left], y[left])
     return found
 
 

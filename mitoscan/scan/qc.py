@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -130,6 +131,8 @@ class QualityCheck:
         self._info = info
         self._not_assessed: dict[str, str] = {}
         self._areas: tuple[float | None, float | None] = None, None
+        self._folds: tuple[CoarseView, Mask] | None = None
+        self._reach_um = classifier.input_px / 2 * classifier.mpp
         self._embeddings: list[npt.NDArray[np.float32]] = []
         self._likeness, self._classifier = likeness, likeness_reference(classifier)
         focus = focus_reference(detector)
@@ -149,19 +152,34 @@ class QualityCheck:
             for name in ("pen_mm2", "fold_mm2"):
                 self._not_assessed[name] = "scanned without a tissue mask"
             return
-        self._areas = pen_mm2(view, self._info, area), fold_mm2(view, self._info, area)
+        folded = folds(view)
+        self._areas = pen_mm2(view, self._info, area), fold_mm2(folded, view, self._info, area)
+        if folded.any():
+            reach_px = math.ceil(self._reach_um / view.mpp)
+            self._folds = view, ndimage.binary_dilation(folded, np.ones((3, 3), bool), iterations=reach_px)
 
     def see_tile(self, tile: Tile, image: npt.NDArray[np.uint8]) -> None:
         """Measure the focus of a tile of the detector."""
         if self._meter is not None:
             self._meter.add(tile, image)
 
-    def see_crops(self, embeddings: npt.NDArray[np.float32]) -> None:
-        """Take stem embeddings, (n, D), of crops that were classified.
+    def see_crops(self, embeddings: Sequence[npt.NDArray[np.float32]], x: Float, y: Float) -> None:
+        """Take stem embeddings, batches of (n, D), of the crops that were classified at (N,) level-0 px.
 
-        Those below the operating point count too: how a picture looks does not depend on what is in it.
+        Those below the operating point count too: how a picture looks does not depend on what is in it. Crops
+        that show a fold do not: it has a flag of its own, and would speak for the slide.
         """
-        self._embeddings.append(embeddings)
+        if embeddings:
+            self._embeddings.append(np.concatenate(embeddings)[~self._on_fold(x, y)])
+
+    def _on_fold(self, x: Float, y: Float) -> Mask:
+        if self._folds is None:
+            return np.zeros(len(x), bool)
+        view, near = self._folds
+        columns, rows = self._info.frame(view.mpp).from_l0(x, y)
+        height, width = near.shape
+        found: Mask = near[rows.astype(int).clip(0, height - 1), columns.astype(int).clip(0, width - 1)]
+        return found
 
     def quality(self) -> Quality:
         """Give what was found, once the slide is through."""
@@ -205,19 +223,24 @@ def pen_mm2(view: CoarseView, info: SlideInfo, area: MultiPolygon) -> float:
     return float(sizes[large].sum() * _px_mm2(view))
 
 
-def fold_mm2(view: CoarseView, info: SlideInfo, area: MultiPolygon) -> float:
-    """Area of folds within ``area`` (level-0 px): much denser than the slide's other tissue, no specks."""
+def folds(view: CoarseView) -> Mask:
+    """Which px of the view lie in folds: much denser than the slide's other tissue, no specks."""
     found = view.densities
     tissue = (found.magenta > 0.05) & ~found.pen
     tissue &= ~ndimage.binary_dilation(found.ink, iterations=_INK_RIM_PX)
     if not tissue.any():
-        return 0.0
+        return tissue
     usual = float(np.quantile(found.mean[tissue], 0.75))
     labels, _ = ndimage.label(tissue & (found.mean > _FOLD_FACTOR * usual), np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    rows, columns = np.nonzero((sizes * _px_mm2(view) >= _MIN_FOLD_MM2)[labels])
-    return float(np.count_nonzero(_inside(view, info, area, rows, columns)) * _px_mm2(view))
+    large: Mask = (sizes * _px_mm2(view) >= _MIN_FOLD_MM2)[labels]
+    return large
+
+
+def fold_mm2(folded: Mask, view: CoarseView, info: SlideInfo, area: MultiPolygon) -> float:
+    """Area of ``folds`` within ``area`` (level-0 px)."""
+    return float(np.count_nonzero(_inside(view, info, area, *np.nonzero(folded))) * _px_mm2(view))
 
 
 def _px_mm2(view: CoarseView) -> float:
