@@ -131,7 +131,7 @@ class QualityCheck:
         self._info = info
         self._not_assessed: dict[str, str] = {}
         self._areas: tuple[float | None, float | None] = None, None
-        self._folds: tuple[CoarseView, Mask] | None = None
+        self._folds: tuple[Mask, float] | None = None
         self._reach_um = classifier.input_px / 2 * classifier.mpp
         self._embeddings: list[npt.NDArray[np.float32]] = []
         self._likeness, self._classifier = likeness, likeness_reference(classifier)
@@ -156,7 +156,8 @@ class QualityCheck:
         self._areas = pen_mm2(view, self._info, area), fold_mm2(folded, view, self._info, area)
         if folded.any():
             reach_px = math.ceil(self._reach_um / view.mpp)
-            self._folds = view, ndimage.binary_dilation(folded, np.ones((3, 3), bool), iterations=reach_px)
+            near = ndimage.binary_dilation(folded, np.ones((3, 3), bool), iterations=reach_px)
+            self._folds = near, view.mpp
 
     def see_tile(self, tile: Tile, image: npt.NDArray[np.uint8]) -> None:
         """Measure the focus of a tile of the detector."""
@@ -175,8 +176,8 @@ class QualityCheck:
     def _on_fold(self, x: Float, y: Float) -> Mask:
         if self._folds is None:
             return np.zeros(len(x), bool)
-        view, near = self._folds
-        columns, rows = self._info.frame(view.mpp).from_l0(x, y)
+        near, mpp = self._folds
+        columns, rows = self._info.frame(mpp).from_l0(x, y)
         height, width = near.shape
         found: Mask = near[rows.astype(int).clip(0, height - 1), columns.astype(int).clip(0, width - 1)]
         return found
@@ -195,7 +196,8 @@ class QualityCheck:
             return None
         number = sum(map(len, self._embeddings))
         if number < self._classifier.min_crops:
-            few = f"{number} findings were classified, {self._classifier.min_crops} are needed"
+            where = " outside folds" if self._folds else ""
+            few = f"{number} findings{where} were classified, {self._classifier.min_crops} are needed"
             self._not_assessed["unlike_distance"] = few
             return None
         embeddings = np.concatenate(self._embeddings).astype(np.float64)
