@@ -31,9 +31,8 @@ def chances(label_share: float) -> dict[tuple[float, float], float]:
 
 def test_a_figure_that_the_teachers_doubt_weighs_less_and_their_calls_weigh_something():
     half = chances(0.5)
-    assert (
-        half[100, 100] > half[200, 200] > half[300, 300] == 0.5
-    )  # where the label says, not where it was found
+    # At (100, 100), where the label says, not where it was found.
+    assert half[100, 100] > half[200, 200] > half[300, 300] == 0.5
     assert LEAST_CHANCE <= half[50, 350] < 0.5
     assert all(chance <= 1 for chance in half.values())
     teachers = chances(0.0)
@@ -79,5 +78,7 @@ def test_a_student_is_trained_and_others_cannot_teach(data):  # noqa: F811
         train_detector(
             recipe(teachers=(str(first),)).model_copy(update={"mpp": 0.5}), data, data / "x", "", ""
         )
+    with pytest.raises(ConfigError, match="tiatoolbox:KongNet_Det_MIDOG_1 cannot teach"):
+        train_detector(recipe(teachers=("tiatoolbox:KongNet_Det_MIDOG_1",)), data, data / "x", "", "")
     with pytest.raises(ModelError, match="no model named 'nobody'"):
         train_detector(recipe(teachers=("nobody",)), data, data / "x", "", "")

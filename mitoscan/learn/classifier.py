@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from scipy.special import expit
 from torch import Tensor, nn
 
 from mitoscan.errors import DataError, OutputError
@@ -27,7 +26,7 @@ from mitoscan.learn.config import ClassifierTraining
 from mitoscan.learn.data import CropSet, Float, load_amibr
 from mitoscan.learn.imagenet import load_imagenet, load_trunk
 from mitoscan.learn.losses import amf_and_subtype
-from mitoscan.learn.metrics import balanced_threshold, binary_metrics, counts, logits, platt, round_down
+from mitoscan.learn.metrics import balanced_threshold, binary_metrics, counts, platt, rescaled, round_down
 from mitoscan.learn.sampling import class_balanced
 from mitoscan.learn.train import Validation, export, fit, new_card
 from mitoscan.models.card import CARD_NAME, SUBTYPES, ModelCard, OperatingPoint
@@ -250,8 +249,7 @@ def calibrate(network: CropNet, p: Float, atypical: npt.NDArray[np.bool_]) -> Fl
     with torch.no_grad():
         network.head.weight[0].mul_(gain)
         network.head.bias[0].mul_(gain).add_(shift)
-    calibrated: Float = expit(gain * logits(p) + shift)
-    return calibrated
+    return rescaled(p, gain, shift)
 
 
 def _write_held_out(shares: Float, crops: CropSet, path: Path) -> None:

@@ -155,12 +155,14 @@ def _mean_of(teachers: Sequence[str], mpp: float) -> Runtime:
         When one is made for another pixel size than ``mpp``, or is not mitoscan's own kind.
     """
     heats = []
+    remedy = "Name detectors trained by mitoscan at the config's mpp under teachers."
     for name in teachers:
+        if is_tiatoolbox(name):  # before its weights are fetched
+            raise ConfigError(f"{name} cannot teach: its heat map is not mitoscan's", remedy=remedy)
         folder, card = find_model(name, "detector")
-        if card.mpp != mpp or is_tiatoolbox(name):
+        if card.mpp != mpp:
             raise ConfigError(
-                f"{name} ({card.mpp:g} µm/px) cannot teach a heat map at {mpp:g} µm/px",
-                remedy="Name detectors trained by mitoscan at the config's mpp under teachers.",
+                f"{name} ({card.mpp:g} µm/px) cannot teach a heat map at {mpp:g} µm/px", remedy=remedy
             )
         heats.append(load_runtime(folder, card, "cpu"))
 

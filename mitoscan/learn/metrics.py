@@ -181,6 +181,12 @@ def platt(p: Float, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
     return (gain, shift) if gain > 0 else (1.0, 0.0)
 
 
+def rescaled(p: Float, gain: float, shift: float) -> Float:
+    """Give the scores that ``platt``'s two numbers make of ``p``."""
+    calibrated: Float = expit(gain * logits(p) + shift)
+    return calibrated
+
+
 def balanced_threshold(p: Float, truth: npt.NDArray[np.bool_]) -> float:
     """Give the threshold that Bayes' rule has for balanced accuracy.
 

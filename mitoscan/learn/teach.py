@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import expit
 
 from mitoscan.learn.data import Float
 from mitoscan.learn.detector_metrics import Matched
 from mitoscan.learn.fields import Field, with_chance
-from mitoscan.learn.metrics import logits, platt
+from mitoscan.learn.metrics import platt, rescaled
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +37,7 @@ def teach(matched: Sequence[Matched], label_share: float) -> list[Field]:
     gain, shift = platt(
         np.concatenate([m.p for m in matched]), np.concatenate([m.figure >= 0 for m in matched])
     )
-    fields = [
-        replace(m.field, taught=_targets(m, expit(gain * logits(m.p) + shift), label_share)) for m in matched
-    ]
+    fields = [replace(m.field, taught=_targets(m, rescaled(m.p, gain, shift), label_share)) for m in matched]
     chance = np.concatenate([f.targets[:, 2] for f in fields])
     figures = sum(len(f.figures) for f in fields)
     log.info("%d figures became %d targets, %.0f in sum", figures, len(chance), chance.sum())
